@@ -1,0 +1,98 @@
+"""Whole files or none: everything the kit writes goes aside first and is then renamed."""
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from kitlib.settings import KitError
+
+
+@contextlib.contextmanager
+def written_whole(path: Path):
+    """Yield a path to write to; it becomes `path` only if the block ends without an error.
+
+    Raises KitError where the folder cannot be written or the disk is full; `path` is then
+    as it was before.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    except OSError as error:
+        raise KitError(f"{path.parent} cannot be written ({error.strerror}): free space or choose another folder") from None
+    os.close(handle)
+    aside = Path(aside)
+    try:
+        yield aside
+        _to_disk(aside)
+        os.chmod(aside, 0o666 & ~_umask())
+        os.replace(aside, path)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise KitError(f"{path} could not be written ({error.strerror}): free space or choose another folder") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: Path, text: str) -> None:
+    with written_whole(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value) -> None:
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path):
+    """Raises KitError when the file is missing or damaged."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise KitError(f"{path} does not exist") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise KitError(f"{path} is damaged ({error}): delete it and make it again") from None
+
+
+def write_arrays(path: Path, **arrays) -> None:
+    """Save arrays as an uncompressed .npz (numbers and text only, never pickles)."""
+    with written_whole(path) as aside:
+        with open(aside, "wb") as file:
+            np.savez(file, **arrays)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Load every array of an .npz; pickles are refused.
+
+    Raises KitError when the file is missing, damaged, or holds objects.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except FileNotFoundError:
+        raise KitError(f"{path} does not exist") from None
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise KitError(f"{path} is damaged or no .npz of plain arrays ({error}): delete it and make it again") from None
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

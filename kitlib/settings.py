@@ -1,0 +1,93 @@
+"""Settings read from YAML or keyword arguments, and the one error that the kit shows its users."""
+from __future__ import annotations
+
+import difflib
+from fractions import Fraction
+from typing import Annotated, Any
+
+import pydantic
+
+
+class KitError(ValueError):
+    """Something the user can mend. The message says what is wrong, where, and what to do."""
+
+
+class Settings(pydantic.BaseModel):
+    """Base of everything a YAML file may say: unknown keys are refused, values never change."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def read(cls, values: Any, where: str):
+        """Check `values` (a mapping) and return the settings.
+
+        `where` names their origin in error messages (a file, a parameter).
+        Raises KitError with one clear line for each problem.
+        """
+        try:
+            return cls.model_validate(values)
+        except pydantic.ValidationError as error:
+            raise KitError(f"{where}: {_problems(error, cls)}") from None
+
+
+def _problems(error: pydantic.ValidationError, settings: type[Settings]) -> str:
+    return "; ".join(_problem(entry, settings) for entry in error.errors())
+
+
+def _problem(entry: dict, settings: type[Settings]) -> str:
+    place = ".".join(str(part) for part in entry["loc"]) or "the whole"
+    if entry["type"] == "extra_forbidden":
+        known = _fields_at(settings, entry["loc"][:-1])
+        return f"unknown key '{place}'{suggestion(str(entry['loc'][-1]), known)}"
+    if entry["type"] == "missing":
+        return f"'{place}' is missing"
+    message = entry["msg"].removeprefix("Value error, ")
+    return f"'{place}': {message} (got {entry['input']!r:.80})"
+
+
+def _fields_at(settings: type[Settings], path: tuple) -> list[str]:
+    for part in path:
+        field = getattr(settings, "model_fields", {}).get(str(part))
+        settings = field.annotation if field else None
+    return sorted(getattr(settings, "model_fields", {}))
+
+
+def suggestion(name: str, known) -> str:
+    """'; did you mean ...' or '; known: ...' for the end of an error message."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known: {', '.join(known)}" if known else ""
+
+
+def choose(name: str, known: dict, what: str):
+    """`known[name]`, or a KitError that names the nearest known `what`."""
+    if name not in known:
+        raise KitError(f"there is no {what} '{name}'{suggestion(str(name), known)}")
+    return known[name]
+
+
+def parse_epsilon(value: Any) -> float:
+    """An epsilon given as '8/255' or as a number, as a float.
+
+    Raises ValueError (which pydantic turns into a clear message) for text that is no number,
+    for negative values and for NaN or infinity.
+    """
+    if isinstance(value, bool):
+        raise ValueError("epsilon must be a number or a fraction such as '8/255'")
+    try:
+        number = float(Fraction(value.replace(" ", ""))) if isinstance(value, str) else float(value)
+    except (ValueError, TypeError, ZeroDivisionError):
+        raise ValueError("epsilon must be a number or a fraction such as '8/255'") from None
+    if not 0 <= number < float("inf"):
+        raise ValueError("epsilon must be zero or more, and finite")
+    return number
+
+
+Epsilon = Annotated[float, pydantic.BeforeValidator(parse_epsilon)]
+
+
+def format_epsilon(eps: float) -> str:
+    """An epsilon in pixels as people write it: 0.03137... -> '8/255', 0.5 -> '127.5/255'."""
+    return f"{round(eps * 255, 3):g}/255"
