@@ -77,12 +77,18 @@ def parse_epsilon(value: Any) -> float:
     if isinstance(value, bool):
         raise ValueError("epsilon must be a number or a fraction such as '8/255'")
     try:
-        number = float(Fraction(value.replace(" ", ""))) if isinstance(value, str) else float(value)
+        number = _fraction(value) if isinstance(value, str) else float(value)
     except (ValueError, TypeError, ZeroDivisionError):
         raise ValueError("epsilon must be a number or a fraction such as '8/255'") from None
     if not 0 <= number < float("inf"):
         raise ValueError("epsilon must be zero or more, and finite")
     return number
+
+
+def _fraction(text: str) -> float:
+    """'8/255', '127.5/255' or '0.03' as a float."""
+    above, _, below = text.partition("/")
+    return float(Fraction(above.strip()) / Fraction(below.strip() or "1"))
 
 
 Epsilon = Annotated[float, pydantic.BeforeValidator(parse_epsilon)]

@@ -1,0 +1,54 @@
+# make help lists the targets. Everything runs in the active conda or virtual environment, or,
+# where none is active, in .venv, which is made on first use.
+PYTHON     ?= python3
+EXPERIMENT ?=
+PROFILE    ?= demo
+SEED       ?= 0
+CORES      ?= all
+EXTRAS     ?= test
+
+ACTIVE := $(or $(VIRTUAL_ENV),$(if $(filter-out base,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX)))
+HOME_OF_PACKAGES := $(or $(ACTIVE),$(CURDIR)/.venv)
+BIN       := $(HOME_OF_PACKAGES)/bin
+INSTALLED := $(HOME_OF_PACKAGES)/.kitlib-installed-$(EXTRAS)
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help install reproduce test lab notebooks bench lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  e.g. make reproduce EXPERIMENT=cifar10_exp2 PROFILE=demo SEED=1"
+
+$(HOME_OF_PACKAGES)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(HOME_OF_PACKAGES)
+
+$(INSTALLED): requirements.lock pyproject.toml | $(HOME_OF_PACKAGES)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[$(EXTRAS)]'
+	@touch $@
+
+install: $(INSTALLED) ## install the locked packages
+
+reproduce: $(INSTALLED) ## run notebooks 01-05 for EXPERIMENT (default: the two embedded ones) and print the tables
+	@$(BIN)/python -m kitlib reproduce $(EXPERIMENT) --profile $(PROFILE) --seed $(SEED) --cores $(CORES)
+
+test: $(INSTALLED) ## pytest over tests/ and nbval over notebooks/
+	$(BIN)/python -m pytest
+
+lab: $(INSTALLED) ## JupyterLab, open on notebook 01
+	$(BIN)/jupyter lab notebooks/01_data_preparation.ipynb
+
+notebooks: $(INSTALLED) ## run the notebooks and write their outputs into notebooks/
+	$(BIN)/python -m kitlib refresh
+
+bench: $(INSTALLED) ## the benchmarks, side by side with their peers
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[$(EXTRAS),peers]'
+	$(BIN)/python -m benchmarks.attacks
+	$(BIN)/python -m benchmarks.training
+
+lock: ## make requirements.lock anew from pyproject.toml (needs uv)
+	uv pip compile --universal --python-version 3.11 --all-extras --no-header --no-annotate --upgrade --output-file requirements.lock pyproject.toml
+
+clean: ## remove .venv and what Snakemake remembers (runs/ stays)
+	rm -rf .venv .snakemake

@@ -1,0 +1,40 @@
+"""Attacks on image classifiers: one interface for all, compiled, judged in float32.
+
+    attack = attacks.read({"name": "pgd", "eps": "8/255", "steps": 20})
+    result = attacks.run(attack, model, images, labels)        # result.accuracy, result.images, ...
+    images = attack.perturb(model, images, labels)             # tensors, inside a train_step
+
+`CATALOGUE` maps the names that YAML files use to the classes; each class cites its source.
+"""
+from __future__ import annotations
+
+from kitlib.attacks.base import Attack, InBall
+from kitlib.attacks.driver import AttackResult, run, worst_case
+from kitlib.attacks.gradient import APGD, FGSM, MIM, PGD, Clean, Noise
+from kitlib.attacks.minimal import CarliniWagnerL2, DeepFool
+from kitlib.attacks.published import PaperAFGSM, PaperBCW, PaperBFGSM, PaperBPGD
+from kitlib.attacks.square import Square
+from kitlib.settings import KitError, choose
+
+_CLASSES = (Clean, Noise, FGSM, PGD, MIM, APGD, CarliniWagnerL2, DeepFool, Square,
+            PaperAFGSM, PaperBFGSM, PaperBPGD, PaperBCW)
+CATALOGUE: dict[str, type[Attack]] = {kind.model_fields["name"].default: kind for kind in _CLASSES}
+
+__all__ = ["CATALOGUE", "Attack", "AttackResult", "InBall", "read", "run", "worst_case",
+           *(kind.__name__ for kind in _CLASSES)]
+
+
+def read(settings: dict | str, where: str = "attack") -> Attack:
+    """An attack from its settings, or from its name alone with the defaults that it has.
+
+    `where` names their origin in error messages. Raises KitError for unknown names, keys and bad values.
+    """
+    settings = {"name": settings} if isinstance(settings, str) else settings
+    if not isinstance(settings, dict) or "name" not in settings:
+        known = ", ".join(CATALOGUE)
+        raise KitError(f"{where}: an attack is a name, or a mapping with 'name'; known: {known}")
+    try:
+        kind = choose(settings["name"], CATALOGUE, "attack")
+    except (KitError, TypeError) as error:
+        raise KitError(f"{where}: {error}") from None
+    return kind.read(settings, where)

@@ -1,0 +1,108 @@
+"""What an attack refuses, said clearly; and models made float32 for judging."""
+from __future__ import annotations
+
+import weakref
+
+import keras
+import numpy as np
+
+from kitlib.settings import KitError
+
+_TWINS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_LOGITS = "attacks need logits: remove the last activation (and train with from_logits=True)"
+
+
+def check_images(images: np.ndarray, where: str) -> np.ndarray:
+    """`images` as float32, N x H x W x C with at least one image and values in [0, 1].
+
+    Raises KitError otherwise.
+    """
+    images = np.asarray(images)
+    if images.ndim != 4:
+        raise KitError(f"{where}: images must be N x H x W x C, but their shape is {images.shape}")
+    if 0 in images.shape:
+        raise KitError(f"{where}: there is no pixel in images of shape {images.shape}")
+    if not np.issubdtype(images.dtype, np.floating):
+        raise KitError(f"{where}: images must be floats in [0, 1], not {images.dtype}; divide by 255")
+    low, high = images.min(), images.max()
+    if not (low >= 0 and high <= 1):
+        raise KitError(f"{where}: pixels must lie in [0, 1], but they reach from {low:.4g} to {high:.4g}")
+    return images.astype(np.float32, copy=False)
+
+
+def check_labels(labels, count: int, classes: int, targeted: bool, where: str) -> np.ndarray:
+    """`labels` as int32 of shape (count,), each one of the model's `classes`. Raises KitError otherwise."""
+    what = "targets" if targeted else "labels"
+    if labels is None:
+        purpose = "a targeted attack needs them" if targeted else "accuracy is judged against them"
+        raise KitError(f"{where}: {what} are missing, and {purpose}")
+    labels = np.asarray(labels)
+    if labels.shape != (count,):
+        raise KitError(f"{where}: {what} must have the shape ({count},), one an image, not {labels.shape}")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise KitError(f"{where}: {what} must be integers, but they are {labels.dtype}")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise KitError(f"{where}: {what} reach from {labels.min()} to {labels.max()}, but the model has "
+                       f"{classes} classes (0 to {classes - 1})")
+    return labels.astype(np.int32)
+
+
+def check_model(model, images: np.ndarray) -> int:
+    """The number of classes of a model that takes `images` and returns logits.
+
+    Raises KitError when the model does not take such images, does not return one row of at least two
+    numbers an image, or returns probabilities (a softmax or sigmoid at its end, or rows that sum to one).
+    """
+    name = _ends_in_probabilities(model)
+    if name:
+        raise KitError(f"the model ends in {name}, so it returns probabilities; {_LOGITS}")
+    try:
+        logits = np.asarray(model(images, training=False), dtype=np.float32)
+    except (ValueError, TypeError) as error:
+        raise KitError(f"the model does not take images of shape {images.shape[1:]}: "
+                       f"{str(error).strip().splitlines()[0]}") from None
+    if logits.ndim != 2 or logits.shape[0] != len(images) or logits.shape[1] < 2:
+        raise KitError(f"the model must return one row of logits an image, two or more classes wide, but "
+                       f"for {len(images)} images it returns the shape {logits.shape}")
+    if not np.isfinite(logits).all():
+        raise KitError("the model returns NaN or infinite logits: its training diverged, or its weights "
+                       "are damaged; train it again")
+    if (logits >= 0).all() and np.allclose(logits.sum(1), 1, atol=1e-4):
+        raise KitError(f"the model's outputs are not negative and sum to one: probabilities; {_LOGITS}")
+    return logits.shape[1]
+
+
+def _ends_in_probabilities(model) -> str | None:
+    """'softmax' or 'sigmoid' where the last layer applies it."""
+    last = model
+    while getattr(last, "layers", None):
+        last = last.layers[-1]
+    if isinstance(last, keras.layers.Softmax):
+        return "softmax"
+    name = getattr(getattr(last, "activation", None), "__name__", None)
+    return name if name in ("softmax", "sigmoid") else None
+
+
+def in_float32(model):
+    """The model itself where it computes in float32, else a float32 copy with its present weights.
+
+    Judging in bfloat16 moves accuracy; a model trained in mixed precision is judged as it would be deployed.
+    Raises KitError for a mixed-precision model that Keras cannot rebuild.
+    """
+    layers = list(model._flatten_layers()) if hasattr(model, "_flatten_layers") else []
+    if all(layer.compute_dtype in ("float32", None) for layer in layers):
+        return model
+    twin = _TWINS.get(model) or _TWINS.setdefault(model, _clone(model))
+    twin.set_weights(model.get_weights())
+    return twin
+
+
+def _clone(model):
+    def float32(layer):
+        return layer.__class__.from_config(layer.get_config() | {"dtype": "float32"})
+
+    try:
+        return keras.models.clone_model(model, clone_function=float32, recursive=True)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise KitError(f"the model computes in less than float32 and cannot be rebuilt in it ({error}): "
+                       "build it under the float32 policy and load its weights") from None

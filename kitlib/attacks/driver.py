@@ -1,0 +1,277 @@
+"""`run`: an attack on many images, compiled once, with full batches of only those that need more work."""
+from __future__ import annotations
+
+import collections
+import dataclasses
+import time
+import weakref
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from kitlib.attacks.base import Attack, State, fold, fresh, logits_of, retire, seed_tensor
+from kitlib.attacks.checks import check_images, check_labels, check_model, in_float32
+from kitlib.settings import KitError
+
+CHUNK_BYTES = 2**26       # images worked on at a time, so that an attack's state stays near 1 GiB
+KEPT = 16                 # compiled attacks kept for each model
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackResult:
+    """What an attack did to each image, in their order. All NumPy, judged in float32.
+
+    labels: as given (targets where the attack is targeted). predictions: of the adversarial images.
+    fooled: prediction != label, or == target. found: whether the attack met its own aim (for C&W with the
+    confidence asked for); where it did not, a minimal-distance attack returns the image unchanged.
+    l2, linf: distances to the original image. images: float32 N x H x W x C, or None when not asked for;
+    without images the work on an image may end at the first success, so distances are those of that moment.
+    """
+
+    attack: Attack
+    images: np.ndarray | None
+    labels: np.ndarray
+    predictions: np.ndarray
+    fooled: np.ndarray
+    found: np.ndarray
+    l2: np.ndarray
+    linf: np.ndarray
+    seconds: float
+
+    @property
+    def accuracy(self) -> float:
+        """Share of images that resisted."""
+        return float(1 - self.fooled.mean())
+
+    def summary(self) -> dict:
+        """The numbers for a record; distances are means over the images where the attack met its aim."""
+        return {
+            "attack": self.attack.model_dump(mode="json"), "count": len(self.labels),
+            "accuracy": self.accuracy, "success": float(self.found.mean()), "seconds": self.seconds,
+            "mean_l2": _mean(self.l2[self.found]), "mean_linf": _mean(self.linf[self.found]),
+        }
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if len(values) else None
+
+
+def run(attack: Attack, model, images, labels=None, *, batch_size: int = 128, seed: int = 0,
+        keep_images: bool = True, progress: bool = False) -> AttackResult:
+    """Attack `model` on all images and judge the outcome, in float32, whatever the global policy.
+
+    model: a Keras 3 model from pixels to logits; it is called with training=False and never changed.
+    images, labels: arrays (float N x H x W x C in [0, 1]; int N), or for data larger than memory
+    `images` alone: an iterable of such pairs, best with keep_images=False.
+    keep_images: False if only accuracy matters; then no image costs another step once it is fooled.
+    seed: the same seed gives the same result, whatever the batch size (up to float rounding).
+
+    Raises KitError for bad images or labels, and for a model that does not return logits.
+    """
+    if batch_size < 1:
+        raise KitError(f"batch_size must be at least 1, not {batch_size}")
+    started = time.perf_counter()
+    model, classes, done, parts = in_float32(model), None, 0, []
+    stop = attack.stops or (attack.first_success_suffices and not keep_images)
+    with tqdm(desc=str(attack), unit="image", total=_count(images, labels), disable=not progress) as bar:
+        for chunk, given in _chunks(images, labels, batch_size):
+            where = f"images {done} to {done + len(chunk) - 1}"
+            chunk = check_images(chunk, where)
+            classes = classes or check_model(model, chunk[:batch_size])
+            given = check_labels(given, len(chunk), classes, attack.targeted, where)
+            work = _Work(attack, model, chunk, given, done, batch_size, stop, keep_images, bar)
+            parts.append(work.go(seed_tensor(seed)))
+            done += len(chunk)
+    if not parts:
+        raise KitError("there are no images to attack")
+    return _joined(attack, parts, time.perf_counter() - started)
+
+
+def worst_case(results: Iterable[AttackResult]) -> np.ndarray:
+    """Which images resisted every one of the attacks: bool N. Its mean is the robust accuracy.
+
+    Raises KitError when the results are not of the same images.
+    """
+    results = list(results)
+    if not results:
+        raise KitError("there is no attack to take the worst case of")
+    for other in results[1:]:
+        if not np.array_equal(results[0].labels, other.labels):
+            raise KitError("the attacks were not run on the same images in the same order")
+    return ~np.logical_or.reduce([result.fooled for result in results])
+
+
+def _count(images, labels) -> int | None:
+    return len(images) if labels is not None and hasattr(images, "__len__") else None
+
+
+def _chunks(images, labels, batch_size: int) -> Iterator[tuple]:
+    if labels is None and not hasattr(images, "ndim"):
+        yield from _from_batches(images)
+        return
+    images = np.asarray(images)
+    size = max(batch_size, CHUNK_BYTES // max(1, 4 * int(np.prod(images.shape[1:]))))
+    if labels is not None and np.shape(labels)[:1] != images.shape[:1]:
+        yield images, labels          # for the error message
+        return
+    for first in range(0, max(1, len(images)), size):
+        part = slice(first, first + size)
+        yield images[part], None if labels is None else labels[part]
+
+
+def _from_batches(batches) -> Iterator[tuple]:
+    for batch in batches:
+        if not (isinstance(batch, tuple | list) and len(batch) == 2):
+            raise KitError("without `labels`, `images` must be an iterable of (images, labels) pairs")
+        yield batch
+
+
+class _Compiled:
+    """An attack's functions for one model, compiled for any number of images.
+
+    They refer to the model only weakly, so that this cache keeps no model alive.
+    """
+
+    def __init__(self, attack: Attack, model, stop: bool):
+        reference = weakref.ref(model)
+
+        def call(images):
+            return logits_of(reference())(images)
+
+        def start(state, numbers, seed, first):
+            return retire(attack.model_copy(update=numbers).start(call, state, seed, first), stop)
+
+        def advance(state, numbers, seed, number, count):
+            return attack.model_copy(update=numbers).advance(call, state, seed, number, count, stop)
+
+        def close(state, numbers):
+            return retire(attack.model_copy(update=numbers).close(call, state), stop)
+
+        self.start, self.advance, self.close = _AnyBatch(start), _AnyBatch(advance), _AnyBatch(close)
+
+
+class _AnyBatch:
+    """A tf.function of a state that is traced once for all batch sizes."""
+
+    def __init__(self, function):
+        self._function, self._traced = function, {}
+
+    def __call__(self, state: State, numbers: dict, *others):
+        flags = tuple(other for other in others if isinstance(other, bool))
+        tensors = [other for other in others if not isinstance(other, bool)]
+        if flags not in self._traced:
+            self._traced[flags] = self._trace(state, numbers, tensors, flags)
+        return self._traced[flags](state, numbers, *tensors)
+
+    def _trace(self, state, numbers, tensors, flags):
+        signature = [
+            {name: tf.TensorSpec([None, *value.shape[1:]], value.dtype) for name, value in state.items()},
+            {name: tf.TensorSpec([], tf.float32) for name in numbers},
+            *(tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in tensors),
+        ]
+        return tf.function(
+            lambda *given: self._function(*given, *flags), input_signature=signature, autograph=False
+        )
+
+
+_COMPILED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def _compiled(attack: Attack, model, shape, stop: bool) -> tuple[_Compiled, dict]:
+    """The attack's compiled functions, and the numbers to call them with."""
+    numbers = {name: getattr(attack, name) for name in attack.varying if getattr(attack, name) is not None}
+    key = (attack.model_copy(update=dict.fromkeys(numbers, 0.0)), shape, stop)
+    known = _COMPILED.setdefault(model, collections.OrderedDict())
+    if key not in known:
+        known[key] = _Compiled(key[0], model, stop)
+    known.move_to_end(key)
+    while len(known) > KEPT:
+        known.popitem(last=False)
+    return known[key], {name: tf.constant(value, tf.float32) for name, value in numbers.items()}
+
+
+class _Work:
+    """One chunk of images on its way through an attack.
+
+    `batches` are the states of the images still worked on; what is done is written to the result at once.
+    """
+
+    def __init__(self, attack, model, images, labels, offset, batch_size, stop, keep_images, bar):
+        self.attack, self.batch_size, self.bar = attack, batch_size, bar
+        self.functions, self.numbers = _compiled(attack, model, images.shape[1:], stop)
+        self.offset, self.given = offset, labels
+        count = len(images)
+        self.result = {
+            "images": np.empty_like(images) if keep_images else None, "labels": labels,
+            "predictions": np.empty(count, np.int32), "found": np.empty(count, bool),
+            "l2": np.empty(count, np.float32), "linf": np.empty(count, np.float32),
+        }
+        self.batches = [
+            self._first_state(images[rows], labels[rows], rows + offset)
+            for rows in _even_parts(np.arange(count), batch_size)
+        ]
+
+    def _first_state(self, images, labels, ids) -> State:
+        unknown = self.attack.labels == "predicted"
+        state = fresh(tf.constant(images), tf.constant(np.full_like(labels, -1) if unknown else labels))
+        return state | {"ids": tf.constant(ids, tf.int64)}
+
+    def go(self, seed: tf.Tensor) -> dict:
+        attack, functions = self.attack, self.functions
+        for number in range(attack.rounds):
+            each = fold(seed, number)
+            self._all(functions.start, each, number == 0)
+            for first in range(0, attack.length, attack.block):
+                count = min(attack.block, attack.length - first)
+                self._all(functions.advance, each, tf.constant(first), tf.constant(count))
+            self._all(functions.close)
+        for state in self.batches:
+            self._harvest(state)
+        return self.result
+
+    def _all(self, function, *others) -> None:
+        """Apply `function` to every batch; harvest what is done, and form full batches of the rest."""
+        self.batches = [function(state, self.numbers, *others) for state in self.batches]
+        done = [state["done"].numpy() for state in self.batches]
+        if not any(each.any() for each in done):
+            return
+        state = _concatenate(self.batches)
+        done = np.concatenate(done)
+        self._harvest(_rows(state, np.flatnonzero(done)))
+        left = np.flatnonzero(~done)
+        self.batches = [_rows(state, part) for part in _even_parts(left, self.batch_size)]
+
+    def _harvest(self, state: State) -> None:
+        rows = state["ids"].numpy() - self.offset
+        self.result["predictions"][rows] = state["prediction"].numpy()
+        self.result["found"][rows] = state["hit"].numpy()
+        change = (state["best"] - state["images"]).numpy().reshape(len(rows), -1)
+        self.result["l2"][rows] = np.linalg.norm(change, axis=1)
+        self.result["linf"][rows] = np.abs(change).max(axis=1)
+        if self.result["images"] is not None:
+            self.result["images"][rows] = state["best"].numpy()
+        self.bar.update(len(rows))
+
+
+def _even_parts(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    """As few parts of at most `size` as possible, of equal length give or take one."""
+    return np.array_split(rows, -(-len(rows) // size)) if len(rows) else []
+
+
+def _concatenate(batches: list[State]) -> State:
+    if len(batches) == 1:
+        return batches[0]
+    return {name: tf.concat([state[name] for state in batches], 0) for name in batches[0]}
+
+
+def _rows(state: State, rows: np.ndarray) -> State:
+    return {name: tf.gather(value, rows) for name, value in state.items()}
+
+
+def _joined(attack: Attack, parts: list[dict], seconds: float) -> AttackResult:
+    joined = {name: None if parts[0][name] is None else np.concatenate([part[name] for part in parts])
+              for name in parts[0]}
+    same = joined["predictions"] == joined["labels"]
+    return AttackResult(attack=attack, fooled=same if attack.targeted else ~same, seconds=seconds, **joined)

@@ -1,0 +1,212 @@
+"""Picture files of all kinds, from people one need not trust, to arrays."""
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import stat
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from kitlib import files
+from kitlib.settings import KitError
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+MAX_BYTES = 2**28
+MAX_PIXELS = 2**26
+MIN_SIDE = 4
+MAX_RATIO = 16
+THUMBNAIL = 64
+CACHE_FORMAT = 1
+
+
+class Unreadable(Exception):
+    """Why one picture cannot be used; collected, so that all are named at once."""
+
+
+def printable(name: str | Path) -> str:
+    """A file name as it can be printed and stored: control characters and invalid bytes escaped."""
+    text = os.fsencode(str(name)).decode("utf-8", "backslashreplace")
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def list_pictures(folder: Path) -> tuple[list[Path], int]:
+    """Picture files directly in `folder`, in the order of the numbers in their names, and how many
+    other files lie there. Hidden files do not count.
+
+    Raises KitError for a folder that cannot be listed or that holds further folders.
+    """
+    try:
+        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise KitError(f"folder {printable(folder)} cannot be read ({error.strerror})") from None
+    inner = [entry for entry in entries if entry.is_dir()]
+    if inner:
+        raise KitError(f"{printable(folder)} holds a folder '{printable(inner[0].name)}': "
+                       "a class's images must lie directly in the folder of the class")
+    pictures = [entry for entry in entries if entry.suffix.lower() in SUFFIXES]
+    return sorted(pictures, key=_number_order), len(entries) - len(pictures)
+
+
+def _number_order(path: Path) -> list:
+    """Sort key by which 'case (2)' comes before 'case (10)'."""
+    return [(0, int(piece), "") if piece.isdigit() else (1, 0, piece)
+            for piece in re.split(r"([0-9]+)", path.name) if piece]
+
+
+def read_pictures(paths: list[Path], size: int, shorter_side: int, channels: int,
+                  cache: Path | None) -> dict[str, np.ndarray]:
+    """Decode files to `images` (uint8, N x size x size x channels), `thumbnails` (uint8, N x 64 x 64, grey,
+    the whole picture) and `digests` (sha256 of each file, hexadecimal).
+
+    As torchvision's Resize(shorter_side), CenterCrop(size) do: bilinear with antialiasing. Sixteen-bit grey is
+    scaled to eight; transparent parts become black; a picture is turned as its camera says. A decoded copy is
+    kept in the folder `cache` where that can be written, named by the state of the files and the settings.
+    Raises KitError that names the files which cannot be read, and why.
+    """
+    kept = cache / f"{_state(paths, size, shorter_side, channels)}.npz" if cache else None
+    if kept and kept.exists():
+        try:
+            return files.read_arrays(kept)
+        except KitError:
+            pass  # a damaged copy is made anew
+    arrays = _decode_all(paths, size, shorter_side, channels)
+    if kept:
+        try:
+            files.write_arrays(kept, **arrays)
+        except KitError:
+            pass  # a folder that cannot be written only costs the time to decode again
+    return arrays
+
+
+def _state(paths, size, shorter_side, channels) -> str:
+    stats = [_stat(path) for path in paths]
+    entries = [[printable(path), entry.st_size, entry.st_mtime_ns] for path, entry in zip(paths, stats, strict=True)
+               if entry]
+    key = [CACHE_FORMAT, size, shorter_side, channels, len(paths), entries]
+    return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
+
+
+def _stat(path):
+    try:
+        return path.stat()
+    except OSError:
+        return None
+
+
+def _decode_all(paths, size, shorter_side, channels):
+    def decode(path):
+        try:
+            return _decode(path, size, shorter_side, channels)
+        except Unreadable as reason:
+            return str(reason)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Pillow warns of (size, odd metadata) is checked here or harmless
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            decoded = list(pool.map(decode, paths))
+    _refuse_unreadable(paths, decoded)
+    images, thumbnails, digests = zip(*decoded, strict=True)
+    return {"images": np.stack(images), "thumbnails": np.stack(thumbnails), "digests": np.array(digests)}
+
+
+def _refuse_unreadable(paths, decoded):
+    bad = [(path, reason) for path, reason in zip(paths, decoded, strict=True) if isinstance(reason, str)]
+    if bad:
+        named = "; ".join(f"{printable(path)}: {reason}" for path, reason in bad[:5])
+        more = f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
+        raise KitError(f"{len(bad)} of {len(paths)} images cannot be used: {named}{more}. "
+                       "Repair, replace or remove them")
+
+
+def _decode(path, size, shorter_side, channels):
+    data = _bytes_of(path)
+    picture = _open(data)
+    picture = ImageOps.exif_transpose(_eight_bits(picture))
+    grey = picture.convert("L")
+    image = np.asarray(_resize_and_crop(grey if channels == 1 else picture.convert("RGB"), size, shorter_side))
+    thumbnail = np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
+    return image.reshape(size, size, channels), thumbnail, hashlib.sha256(data).hexdigest()
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        entry = path.stat()
+        if not stat.S_ISREG(entry.st_mode):
+            raise Unreadable("it is no regular file")
+        if entry.st_size == 0:
+            raise Unreadable("the file is empty")
+        if entry.st_size > MAX_BYTES:
+            raise Unreadable(f"the file has {entry.st_size / 2**20:.0f} MiB, more than {MAX_BYTES // 2**20}")
+        return path.read_bytes()
+    except OSError as error:
+        raise Unreadable(f"it cannot be opened ({error.strerror})") from None
+
+
+def _open(data: bytes) -> Image.Image:
+    """The decoded picture; refuses what is too large before it is decoded."""
+    try:
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise Unreadable(f"it has more than {MAX_PIXELS} pixels (a decompression bomb?)") from None
+    except Exception:  # decoders raise anything on damaged files
+        raise Unreadable(f"it is none of {', '.join(FORMATS)}, or its head is damaged") from None
+    _refuse_odd_shapes(picture)
+    try:
+        picture.load()
+    except Exception as error:
+        raise Unreadable(f"it is damaged or cut short ({error})") from None
+    return picture
+
+
+def _refuse_odd_shapes(picture):
+    short, long = sorted(picture.size)
+    if short * long > MAX_PIXELS:
+        raise Unreadable(f"it has {picture.width} x {picture.height} pixels, more than {MAX_PIXELS} in all")
+    if short < MIN_SIDE or long > MAX_RATIO * short:
+        raise Unreadable(f"{picture.width} x {picture.height} pixels are too small or too narrow for a picture")
+    frames = getattr(picture, "n_frames", 1)
+    if frames > 1 and picture.format != "MPO":  # an MPO is a camera's JPEG with a preview behind it
+        raise Unreadable(f"it holds {frames} frames: save each as a file of its own")
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Grey or RGB with 8 bits; transparency laid over black."""
+    if picture.mode.startswith("I;16"):
+        return Image.fromarray(((np.asarray(picture).astype(np.uint32) + 128) // 257).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise Unreadable(f"its pixels are 32-bit numbers (mode {picture.mode}) of unknown range: save it with 8 bits")
+    if "A" in picture.getbands() or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
+        return Image.alpha_composite(black, picture).convert("RGB")
+    return picture if picture.mode in ("L", "RGB") else picture.convert("L" if picture.mode == "1" else "RGB")
+
+
+def _resize_and_crop(picture, size, shorter_side):
+    width, height = picture.size
+    short = min(width, height)
+    to = tuple(shorter_side if side == short else int(shorter_side * side / short) for side in (width, height))
+    picture = picture.resize(to, Image.Resampling.BILINEAR)
+    left, top = (round((side - size) / 2) for side in to)
+    return picture.crop((left, top, left + size, top + size))
+
+
+def fit(images: np.ndarray, size: int, channels: int) -> np.ndarray:
+    """Square uint8 images (N x H x H x C) at another size (bilinear) and with 1 or 3 channels."""
+    if images.shape[1] != size:
+        flat = [np.asarray(Image.fromarray(image.squeeze()).resize((size, size), Image.Resampling.BILINEAR))
+                for image in images]
+        images = np.stack(flat).reshape(len(images), size, size, images.shape[-1])
+    if images.shape[-1] == channels:
+        return images
+    if channels == 3:
+        return np.repeat(images, 3, axis=-1)
+    return np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in images])[..., None]

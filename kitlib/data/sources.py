@@ -1,0 +1,290 @@
+"""Reading each data set. `load` is the way in."""
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import pickletools
+import tarfile
+from pathlib import Path
+
+import numpy as np
+
+from kitlib import files
+from kitlib.data import phantom, similarity, splits
+from kitlib.data.dataset import Dataset
+from kitlib.data.pictures import fit, list_pictures, printable, read_pictures
+from kitlib.data.settings import PARTS, DataSettings, data_folder
+from kitlib.settings import KitError
+
+HOW_TO = "set KITLIB_DATA to the folder that holds it; data/README.md says how to get it"
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10_FILES = [f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"]
+CIFAR10_RECORDS = 10_000
+CIFAR10_RECORD = 1 + 32 * 32 * 3
+CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+CIFAR10_ARCHIVE_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
+# sha256 over the sorted sha256 of the records (label, then pixels channel-first), train and test apart.
+CIFAR10_DIGESTS = {"train": "", "test": ""}
+
+LUNG_CLASSES = {"benign": ("benign", "bengin"), "malignant": ("malignant",), "normal": ("normal",)}
+LUNG_FOLDERS = ("iq-othnccd", "iq_othnccd", "The IQ-OTHNCCD lung cancer dataset", "")
+LUNG_KAGGLE = "hamdallak/the-iqothnccd-lung-cancer-dataset"
+# sha256 over the sorted sha256 of the 1,097 JPEG files.
+LUNG_DIGEST = ""
+
+PART_FOLDERS = {"train": ("train", "training"), "validation": ("validation", "validate", "valid", "val"),
+                "test": ("test", "testing")}
+
+
+def load(settings: DataSettings, seed: int, folder: Path | None = None) -> Dataset:
+    """Read, prepare and split a data set; the same settings and seed give the same images in the same order.
+
+    `folder` is the data folder (default: `data_folder()`). `seed` decides the split and the limits, and for
+    `phantom_ct` also what is drawn. Raises KitError where data are missing (it says where it looked), cannot be
+    read, or cannot be split as asked.
+    """
+    folder = Path(folder) if folder is not None else data_folder()
+    whole = READERS[settings.name](settings, seed, folder)
+    _refuse_too_few(whole)
+    parts = splits.split(whole.labels, settings.split, seed, whole.split, whole.groups)
+    rng = np.random.default_rng([seed, 1])
+    for part, limit in settings.limits.model_dump().items():
+        if limit is not None:
+            parts[part] = splits.stratified(whole.labels, parts[part], limit, rng)
+    facts = {"whole": {name: int((whole.labels == k).sum()) for k, name in enumerate(whole.class_names)}} | whole.facts
+    data = dataclasses.replace(whole, split=parts, facts=facts).only_split()
+    return dataclasses.replace(data, images=fit(data.images, settings.size, settings.channels))
+
+
+def _refuse_too_few(data: Dataset) -> None:
+    counts = np.bincount(data.labels, minlength=len(data.class_names))
+    if len(counts) < 2:
+        raise KitError(f"{data.source}: only one class ('{data.class_names[0]}'); a classifier needs two or more")
+    if counts.min() < 3:
+        name = data.class_names[counts.argmin()]
+        raise KitError(f"{data.source}: class '{name}' has {counts.min()} images; each class needs three or more, "
+                       "one each to train, validate and test")
+
+
+def _digits(settings, seed, folder):
+    from sklearn.datasets import load_digits  # slow to import
+
+    digits = load_digits()
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+    return Dataset("digits", images, digits.target.astype(np.int32), tuple("0123456789"), {},
+                   "1,797 real handwritten digits of 8 x 8 pixels from scikit-learn (UCI), enlarged")
+
+
+def _phantom_ct(settings, seed, folder):
+    images, labels, patients = phantom.draw(settings.count, settings.size, seed)
+    return Dataset("phantom_ct", images, labels, phantom.CLASSES, {},
+                   f"{settings.count} synthetic CT-like slices of {len(np.unique(patients))} drawn patients (seed {seed})",
+                   synthetic=True, groups=patients)
+
+
+def _cifar10(settings, seed, folder):
+    records, found = _cifar10_records(settings, folder)
+    records, part_digests = zip(*[_in_order_of_digest(part) for part in (records[:50_000], records[50_000:])], strict=True)
+    official = part_digests == tuple(CIFAR10_DIGESTS.values())
+    records = np.concatenate(records)
+    images = np.ascontiguousarray(records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+    given = {"train": np.arange(50_000), "test": np.arange(50_000, 60_000)}
+    judged = "the official images by content" if official else "NOT the official images by content"
+    return Dataset("cifar10", images, records[:, 0].astype(np.int32), CIFAR10_CLASSES, given,
+                   f"CIFAR-10 (Krizhevsky 2009) from {printable(found)}; {judged}",
+                   facts={"official": official, "digest": part_digests[0]})
+
+
+def _in_order_of_digest(records):
+    """Records sorted by their sha256, and the sha256 of those.
+
+    So a copy with the records in another order gives the same split, subset and digest."""
+    digests = [hashlib.sha256(record).digest() for record in records]
+    order = sorted(range(len(digests)), key=digests.__getitem__)
+    return records[order], hashlib.sha256(b"".join(sorted(digests))).hexdigest()
+
+
+def _cifar10_records(settings, folder):
+    """60,000 x 3,073 bytes (label, pixels channel-first), train before test, and where they were found."""
+    looked = [folder / "cifar-10-batches-bin", folder / "cifar-10-batches-bin" / "cifar-10-batches-bin"]
+    for place in reversed(looked):
+        if (place / "data_batch_1.bin").exists() or (place == looked[0] and place.is_dir()):
+            return np.concatenate([_cifar10_binary(place / f"{name}.bin") for name in CIFAR10_FILES]), place
+    kept = folder / ".cache" / "cifar10.npz"
+    if kept.exists():
+        return files.read_arrays(kept)["records"], kept
+    archive = _cifar10_archive(settings, folder, looked)
+    records = _cifar10_from_archive(archive)
+    try:
+        files.write_arrays(kept, records=records)
+    except KitError:
+        pass  # a folder that cannot be written only costs the time to read the archive again
+    return records, archive
+
+
+def _cifar10_binary(path: Path) -> np.ndarray:
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise KitError(f"CIFAR-10: {printable(path)} cannot be read ({error.strerror}); it needs "
+                       f"{', '.join(CIFAR10_FILES)}, each .bin") from None
+    if len(data) != CIFAR10_RECORDS * CIFAR10_RECORD:
+        raise KitError(f"CIFAR-10: {printable(path)} has {len(data):,} bytes instead of "
+                       f"{CIFAR10_RECORDS * CIFAR10_RECORD:,}: it is cut short or something else; get it again")
+    records = data.reshape(CIFAR10_RECORDS, CIFAR10_RECORD)
+    if records[:, 0].max() > 9:
+        raise KitError(f"CIFAR-10: {printable(path)} holds labels above 9: it is damaged; get it again")
+    return records
+
+
+def _cifar10_archive(settings, folder, looked) -> Path:
+    """The official archive in the data folder or in Keras's, or downloaded by Keras where allowed."""
+    keras_home = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "datasets"
+    places = [folder / "cifar-10-python.tar.gz", keras_home / "cifar-10-batches-py-target_archive",
+              keras_home / "cifar-10-batches-py.tar.gz"]
+    for place in places:
+        if place.is_file():
+            return place
+    if settings.download:
+        return _download_cifar10(folder)
+    raise KitError(f"CIFAR-10 is neither in {', '.join(printable(place) for place in looked + places)}: {HOW_TO}, or "
+                   "set 'download: true'")
+
+
+def _download_cifar10(folder: Path) -> Path:
+    import keras  # slow to import
+
+    try:
+        return Path(keras.utils.get_file("cifar-10-python.tar.gz", CIFAR10_URL, cache_dir=folder, cache_subdir="",
+                                         file_hash=CIFAR10_ARCHIVE_SHA256))
+    except Exception as error:  # Keras raises bare Exceptions
+        raise KitError(f"CIFAR-10 could not be downloaded ({error}); {HOW_TO}") from None
+
+
+def _cifar10_from_archive(path: Path) -> np.ndarray:
+    """Records of the official archive. Its members are pickles: their opcodes are read, nothing is unpickled."""
+    if files.sha256(path) != CIFAR10_ARCHIVE_SHA256:
+        raise KitError(f"{printable(path)} is not the official archive (its sha256 differs): delete it and get it again")
+    with tarfile.open(path) as archive:
+        return np.concatenate([_records_in_pickle(archive.extractfile(f"cifar-10-batches-py/{name}").read())
+                               for name in CIFAR10_FILES])
+
+
+def _records_in_pickle(data: bytes) -> np.ndarray:
+    labels, pixels, in_labels = [], None, False
+    for opcode, value, _ in pickletools.genops(data):
+        if isinstance(value, str) and len(value) == CIFAR10_RECORDS * (CIFAR10_RECORD - 1):
+            pixels = np.frombuffer(value.encode("latin-1"), np.uint8)
+        elif value == "labels":
+            in_labels = True
+        elif in_labels and opcode.name == "BININT1" and len(labels) < CIFAR10_RECORDS:
+            labels.append(value)
+    if pixels is None or len(labels) != CIFAR10_RECORDS or max(labels) > 9:
+        raise KitError("CIFAR-10: the archive's batches are not laid out as published: get it again")
+    return np.hstack([np.array(labels, np.uint8)[:, None], pixels.reshape(CIFAR10_RECORDS, -1)])
+
+
+def _iq_othnccd(settings, seed, folder):
+    home, by_class = _find_lung(settings, folder)
+    data, thumbnails = _from_files(settings, home, {None: by_class}, folder, channels=1)
+    digest = hashlib.sha256("".join(sorted(data.digests)).encode()).hexdigest()
+    official = digest == LUNG_DIGEST
+    judged = "as published" if official else "NOT as published"
+    source = f"IQ-OTH/NCCD lung CT slices (Alyasriy & Al-Huseiny), {len(data.labels):,} files {judged}, {printable(home)}"
+    return dataclasses.replace(data, source=source, facts={"official": official, "digest": digest},
+                               groups=similarity.find_groups(thumbnails, data.labels))
+
+
+def _find_lung(settings, folder) -> tuple[Path, dict[str, Path]]:
+    looked = [folder / name for name in LUNG_FOLDERS]
+    for place in looked:
+        found = _lung_below(place)
+        if found:
+            return found
+    if not settings.download:
+        raise KitError(f"the IQ-OTH/NCCD lung data are in none of {', '.join(printable(place) for place in looked)} "
+                       f"(looked for folders of benign, malignant and normal cases, two levels down): {HOW_TO}, or set "
+                       "'download: true'")
+    downloaded = _download_lung()
+    found = _lung_below(downloaded)
+    if not found:
+        raise KitError(f"the download in {printable(downloaded)} has no folders of benign, malignant and normal cases")
+    return found
+
+
+def _lung_below(place: Path, levels: int = 2) -> tuple[Path, dict[str, Path]] | None:
+    """The folder at or below `place` that holds the three classes."""
+    inner = _folders(place)
+    by_class = {name: [entry for entry in inner if entry.name.lower().startswith(starts)]
+                for name, starts in LUNG_CLASSES.items()}
+    if all(len(found) == 1 for found in by_class.values()):
+        return place, {name: found[0] for name, found in by_class.items()}
+    below = [_lung_below(entry, levels - 1) for entry in inner] if levels else []
+    return next(filter(None, below), None)
+
+
+def _folders(place: Path) -> list[Path]:
+    try:
+        return sorted(entry for entry in place.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    except OSError:
+        return []
+
+
+def _download_lung() -> Path:
+    try:
+        import kagglehub
+    except ImportError:
+        raise KitError("downloading the IQ-OTH/NCCD data needs kagglehub: pip install kagglehub") from None
+    try:
+        return Path(kagglehub.dataset_download(LUNG_KAGGLE))
+    except Exception as error:
+        raise KitError(f"the IQ-OTH/NCCD data could not be downloaded ({error}); {HOW_TO}") from None
+
+
+def _image_folder(settings, seed, folder):
+    home = folder / Path(settings.path).expanduser()
+    if not home.is_dir():
+        raise KitError(f"image_folder: there is no folder {printable(home)}; it must hold <class>/<image>")
+    inner = _folders(home)
+    own = {part: entry for part, names in PART_FOLDERS.items() for entry in inner if entry.name.lower() in names}
+    if own and len(own) < len(inner):
+        raise KitError(f"{printable(home)} mixes {', '.join(entry.name for entry in own.values())} with folders of "
+                       "classes: it must hold either parts or classes")
+    if own and settings.split.kind != "given":
+        raise KitError(f"{printable(home)} has parts of its own ({', '.join(own)}), which a '{settings.split.kind}' "
+                       "split would mix: set split: {kind: given}")
+    by_part = {part: {printable(entry.name): entry for entry in _folders(place)} for part, place in own.items()}
+    by_part = by_part or {None: {printable(entry.name): entry for entry in inner}}
+    data, thumbnails = _from_files(settings, home, by_part, folder, channels=settings.channels)
+    grouped = settings.split.kind == "grouped"
+    return dataclasses.replace(data, groups=similarity.find_groups(thumbnails, data.labels) if grouped else None)
+
+
+def _from_files(settings, home, by_part, folder, channels) -> tuple[Dataset, np.ndarray]:
+    """Read `by_part[part][class]`, folders of pictures; the part is None where there are no parts."""
+    names = sorted({name for by_class in by_part.values() for name in by_class})
+    if not names:
+        raise KitError(f"{printable(home)} holds no folders of classes: it must hold <class>/<image>")
+    paths, labels, parts, others = [], [], [], 0
+    for part, by_class in by_part.items():
+        for name, place in by_class.items():
+            found, ignored = list_pictures(place)
+            if not found:
+                raise KitError(f"{printable(place)} holds no images" + (f", but {ignored} other files" if ignored else ""))
+            paths += found
+            labels += [names.index(name)] * len(found)
+            parts += [part] * len(found)
+            others += ignored
+    arrays = read_pictures(paths, settings.size, settings.shorter_side(), channels, folder / ".cache")
+    parts = np.array(parts, dtype=object)
+    source = f"{len(paths):,} image files in {printable(home)}" + (f" ({others} other files ignored)" if others else "")
+    given = {part: np.flatnonzero(parts == part) for part in PARTS if (parts == part).any()}
+    data = Dataset(settings.name, arrays["images"], np.array(labels, np.int32), tuple(names), given, source,
+                   files=np.array([printable(path.relative_to(home)) for path in paths]), digests=arrays["digests"])
+    return data, arrays["thumbnails"]
+
+
+READERS = {"digits": _digits, "phantom_ct": _phantom_ct, "cifar10": _cifar10, "iq_othnccd": _iq_othnccd,
+           "image_folder": _image_folder}

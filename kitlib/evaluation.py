@@ -1,0 +1,142 @@
+"""How right a model is: accuracies with counts and intervals, scores, confusion matrices."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+from scipy.stats import binomtest
+from sklearn.metrics import confusion_matrix
+
+from kitlib.attacks import Attack, AttackResult, run
+from kitlib.models import predict_logits
+from kitlib.settings import KitError
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """`correct` of `count` images; in records always with its 95 % Wilson interval."""
+
+    correct: int
+    count: int
+
+    @classmethod
+    def of(cls, right: np.ndarray) -> Accuracy:
+        """From one truth value an image."""
+        if len(right) == 0:
+            raise KitError("accuracy of no images: the part of the data that is judged is empty")
+        return cls(int(np.sum(right)), len(right))
+
+    @property
+    def value(self) -> float:
+        return self.correct / self.count
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson score interval at 95 % (Wilson 1927)."""
+        found = binomtest(self.correct, self.count).proportion_ci(CONFIDENCE, method="wilson")
+        return float(found.low), float(found.high)
+
+    def record(self) -> dict:
+        low, high = self.interval
+        return {"accuracy": self.value, "correct": self.correct, "count": self.count, "interval": [low, high]}
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{100 * self.value:.1f} % ({self.correct}/{self.count}, 95 % interval {100 * low:.1f}-{100 * high:.1f})"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model on one set of images, clean and under each of several attacks."""
+
+    labels: np.ndarray
+    clean_predictions: np.ndarray
+    attacked: dict[str, AttackResult]
+    attacks: dict[str, Attack]
+
+    @property
+    def clean(self) -> Accuracy:
+        return Accuracy.of(self.clean_predictions == self.labels)
+
+    def under(self, name: str) -> Accuracy:
+        return Accuracy.of(self.attacked[name].predictions == self.labels)
+
+    def combined(self, names) -> Accuracy:
+        """All adversarial images of these attacks together, as paper B's last column counts them."""
+        return Accuracy.of(np.concatenate([self.attacked[name].predictions == self.labels for name in names]))
+
+    def worst(self, names) -> Accuracy:
+        """An image counts only if it is right clean and under every one of these attacks."""
+        survived = [self.attacked[name].predictions == self.labels for name in names]
+        return Accuracy.of(np.logical_and.reduce([self.clean_predictions == self.labels, *survived]))
+
+    def scores(self, name: str) -> dict[str, float | None]:
+        """Robustness scores of one attack; see `SCORES` for their definitions."""
+        right = self.clean_predictions == self.labels
+        result = self.attacked[name]
+        turned = right & (result.predictions != self.labels)
+        return {
+            "relative_robustness": self.under(name).value / max(self.clean.value, 1e-12),
+            "success_rate": float(turned.sum() / max(right.sum(), 1)),
+            "mean_l2": float(result.l2[turned].mean()) if turned.any() else None,
+            "max_linf": float(np.max(result.linf)),
+        }
+
+    def record(self) -> dict:
+        rows = {"clean": self.clean.record()}
+        for name, result in self.attacked.items():
+            rows[name] = {
+                **self.under(name).record(), **self.scores(name),
+                "seconds": round(result.seconds, 3),
+                "attack": str(self.attacks[name]), "settings": self.attacks[name].model_dump(mode="json"),
+            }
+        return rows
+
+
+SCORES = {
+    "accuracy": "share of images classified rightly (clean, or after the attack)",
+    "relative_robustness": "accuracy under attack divided by clean accuracy; 1 means that the attack does nothing",
+    "success_rate": "share of the rightly classified images that the attack turns wrong",
+    "mean_l2": "mean Euclidean distance over the images that the attack turned wrong",
+    "max_linf": "largest change of any pixel in any image",
+    "worst case": "share of images that are right clean and under every one of the attacks with an epsilon",
+    "combined": "accuracy over the adversarial images of all attacks together (paper B's last column)",
+}
+
+
+def evaluate(
+    model: keras.Model, images: np.ndarray, labels: np.ndarray, attacks: dict[str, Attack],
+    *, batch_size: int = 128, seed: int = 0, progress: bool = True,
+) -> Evaluation:
+    """Judge `model` in float32 on clean images and under each attack, made against this very model.
+
+    images: N x H x W x C pixels in [0, 1]; labels: N class indices. The adversarial images are kept.
+    """
+    clean = predict_logits(model, images).argmax(1)
+    attacked = {
+        name: run(attack, model, images, labels, batch_size=batch_size, seed=seed, progress=progress)
+        for name, attack in attacks.items()
+    }
+    return Evaluation(labels, clean, attacked, attacks)
+
+
+def confusion(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
+    """classes x classes counts: rows are true classes, columns predictions."""
+    return confusion_matrix(labels, predictions, labels=np.arange(classes))
+
+
+def recalls(labels: np.ndarray, predictions: np.ndarray, class_names) -> dict[str, dict]:
+    """Recall of each class that has images, with count and interval."""
+    return {
+        name: Accuracy.of(predictions[labels == index] == index).record()
+        for index, name in enumerate(class_names) if np.any(labels == index)
+    }
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Logits, N x classes -> probabilities, N x classes."""
+    return keras.ops.convert_to_numpy(keras.ops.softmax(logits, axis=-1))
+

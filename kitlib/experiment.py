@@ -1,0 +1,170 @@
+"""An experiment: one YAML file in notebooks/experiments, read, merged with its profile, and checked."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import yaml
+
+from kitlib import attacks
+from kitlib.data import DataSettings
+from kitlib.models import ModelSettings
+from kitlib.settings import Epsilon, KitError, Settings, suggestion
+from kitlib.training import TrainingSettings
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+EXPERIMENTS = REPOSITORY / "notebooks" / "experiments"
+
+AttackOfAnyKind = Annotated[
+    pydantic.SerializeAsAny[attacks.Attack],
+    pydantic.BeforeValidator(lambda value: value if isinstance(value, attacks.Attack) else attacks.read(value)),
+]
+
+
+class AttackSuite(Settings):
+    """The attacks of one experiment, by the name that tables show.
+
+    `as_published` are the papers' own, flaws included; `controls` are those with eps = 0 or with one
+    flaw alone; `as_defined` are the attacks as their inventors define them, in the valid pixel box.
+    """
+
+    as_published: dict[str, AttackOfAnyKind] = {}
+    controls: dict[str, AttackOfAnyKind] = {}
+    as_defined: dict[str, AttackOfAnyKind]
+
+    def all(self) -> dict[str, attacks.Attack]:
+        """Every attack by its name. Raises ValueError where two share a name."""
+        groups = (self.as_published, self.controls, self.as_defined)
+        merged = {name: attack for group in groups for name, attack in group.items()}
+        if len(merged) < sum(map(len, groups)):
+            raise ValueError("the names of attacks must differ over as_published, controls and as_defined")
+        return merged
+
+    def bounded(self) -> list[str]:
+        """As-defined attacks with an epsilon: the ones that a worst case may be taken over."""
+        return [name for name, attack in self.as_defined.items() if getattr(attack, "norm", None) == "linf"]
+
+    def model_post_init(self, _context: Any) -> None:
+        self.all()
+
+
+class PaperFigure(Settings):
+    """One number of a paper, in per cent, and which measurements answer it.
+
+    `attack`, `as_defined` and `control` are names of the attack suite, or "clean" (no attack),
+    "combined" (all as-published attacks together) or "worst case" (per image, all as-defined ones).
+    """
+
+    id: str
+    paper: float = pydantic.Field(ge=0, le=100)
+    model: Literal["baseline", "defended"]
+    attack: str
+    as_defined: str
+    control: str | None = None
+    flaw: str | None = None
+
+
+class EvaluationSettings(Settings):
+    """How many test images are judged (None: all), how many adversarial images are kept for pictures
+    and transfer, and the epsilons of the sweep (pixels)."""
+
+    images: int | None = pydantic.Field(default=None, ge=1)
+    keep: int = pydantic.Field(default=200, ge=1)
+    batch_size: int = pydantic.Field(default=128, ge=1)
+    sweep: tuple[Epsilon, ...] = ()
+
+
+class Experiment(Settings):
+    """One experiment in one profile, everything resolved."""
+
+    name: str
+    title: str
+    summary: str
+    paper: Literal["A", "B"] | None = None
+    stands_in_for: str | None = None
+    data: DataSettings
+    model: ModelSettings
+    baseline: TrainingSettings
+    defended: TrainingSettings
+    attacks: AttackSuite
+    evaluation: EvaluationSettings = EvaluationSettings()
+    paper_figures: tuple[PaperFigure, ...] = ()
+    choices: dict[str, str] = {}
+
+    def model_post_init(self, _context: Any) -> None:
+        known = {"clean", "combined", "worst case", *self.attacks.all()}
+        for figure in self.paper_figures:
+            for name in (figure.attack, figure.as_defined, figure.control):
+                if name is not None and name not in known:
+                    raise ValueError(f"paper figure '{figure.id}' names attack '{name}'{suggestion(name, known)}")
+
+
+def names() -> list[str]:
+    """The experiments that the kit brings."""
+    return sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
+
+
+def load(name: str, profile: str = "demo", overrides: dict | str | None = None) -> Experiment:
+    """Read experiment `name` (or the YAML file of that path), merge `profile` and `overrides` into it.
+
+    `overrides`: a nested mapping, or its YAML text such as "{baseline: {epochs: 3}}".
+    Raises KitError for an unknown experiment or profile, unknown keys, and impossible values.
+    """
+    path = _path_of(name)
+    content = _read_yaml(path)
+    profiles = content.pop("profiles", {})
+    if profile not in profiles:
+        raise KitError(f"experiment '{name}' has no profile '{profile}'{suggestion(str(profile), profiles)}")
+    merged = _merge(_merge(content, profiles[profile] or {}), read_overrides(overrides))
+    return Experiment.read({"name": path.stem, **merged}, f"experiment {path.name}, profile {profile}")
+
+
+def read_overrides(overrides: dict | str | None) -> dict:
+    """Overrides given as a mapping or as YAML text, as a mapping."""
+    if isinstance(overrides, str):
+        overrides = _parse_yaml(overrides, "overrides")
+    if not isinstance(overrides or {}, dict):
+        raise KitError(f"overrides must be a mapping such as '{{baseline: {{epochs: 3}}}}', not {overrides!r}")
+    return overrides or {}
+
+
+def _path_of(name: str) -> Path:
+    path = Path(str(name))
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise KitError(f"there is no experiment file {path}")
+        return path
+    if name not in names():
+        raise KitError(f"there is no experiment '{name}' in {EXPERIMENTS}{suggestion(str(name), names())}")
+    return EXPERIMENTS / f"{name}.yaml"
+
+
+def _read_yaml(path: Path) -> dict:
+    try:
+        content = _parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise KitError(f"experiment file {path} cannot be read: {error}") from None
+    if not isinstance(content, dict) or not isinstance(content.get("profiles", {}), dict):
+        raise KitError(f"experiment file {path} must be a mapping with a mapping 'profiles' in it")
+    return content
+
+
+def _parse_yaml(text: str, where: str):
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise KitError(f"{where} is no valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _merge(base: Any, change: Any) -> Any:
+    """`change` laid over `base`: mappings merge key by key, anything else is replaced.
+
+    A mapping that changes its `name` (another attack, another model) replaces the whole mapping,
+    because the options of the old one mean nothing to the new one.
+    """
+    if not isinstance(base, dict) or not isinstance(change, dict):
+        return change
+    if change.get("name", base.get("name")) != base.get("name"):
+        return change
+    return base | {key: _merge(base.get(key), value) for key, value in change.items()}

@@ -1,0 +1,240 @@
+"""Keras models that take pixels and return logits; their normalisation is their first layer."""
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+from kitlib.files import written_whole
+from kitlib.settings import KitError, Settings, choose
+
+
+class Normalisation(Settings):
+    """z = (pixels - mean) / std, per channel or with one number for all channels."""
+
+    mean: float | tuple[float, ...] = 0.5
+    std: float | tuple[float, ...] = 0.5
+
+    def model_post_init(self, _context: Any) -> None:
+        if np.any(np.asarray(self.std) <= 0):
+            raise ValueError("std must be positive")
+
+    def to_normalised(self, pixels):
+        return (pixels - np.float32(self.mean)) / np.float32(self.std)
+
+    def to_pixels(self, normalised):
+        return normalised * np.float32(self.std) + np.float32(self.mean)
+
+    def layer(self) -> layers.Layer:
+        """The same as a Keras layer that any Keras 3 can load."""
+        scale, offset = 1 / np.asarray(self.std), -np.asarray(self.mean) / np.asarray(self.std)
+        return layers.Rescaling(scale.tolist(), offset.tolist(), name="normalisation")
+
+
+IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+# What each set of ImageNet weights in keras.applications was trained on (its preprocess_input).
+# "bgr" weights get their first kernel turned to RGB, so that every model here takes RGB pixels.
+_CAFFE = Normalisation(mean=(0.485, 0.45796, 0.40776), std=1 / 255)
+_IMAGENET_INPUT = {
+    "resnet50": (_CAFFE, "bgr"),
+    "vgg16": (_CAFFE, "bgr"),
+    "mobilenet_v2": (Normalisation(mean=0.5, std=0.5), "rgb"),
+    "densenet121": (IMAGENET, "rgb"),
+}
+
+
+class ModelSettings(Settings):
+    """Which network, its options (see the builder of that name), and its normalisation.
+
+    `normalisation` defaults to mean = std = 0.5, or to what ImageNet weights were trained with.
+    """
+
+    name: str
+    options: dict[str, Any] = {}
+    normalisation: Normalisation | None = None
+
+
+def _even_deeper_cnn(inputs, widths=(32, 32, 64, 64, 128, 128), dense=(512, 128), dropout=0.3):
+    """Paper A, section IV.A: 3 x 3 convolutions with ReLU, pooling after every two, dense layers.
+
+    The paper names neither widths nor dropout: they are parameters. The last of its three dense
+    layers is the logits layer that every model here gets.
+    """
+    x = inputs
+    for number, width in enumerate(widths):
+        x = layers.Conv2D(width, 3, padding="same", activation="relu", name=f"conv{number + 1}")(x)
+        if number % 2 == 1:
+            x = layers.MaxPooling2D(name=f"pool{number // 2 + 1}")(x)
+    x = layers.Flatten()(x)
+    for number, width in enumerate(dense):
+        x = layers.Dense(width, activation="relu", name=f"fc{number + 1}")(x)
+        x = layers.Dropout(dropout)(x) if dropout else x
+    return x
+
+
+def _deeper_cnn(inputs, widths=(32, 32, 64, 64), dense=(512, 128), dropout=0.3):
+    """The shallower net of paper A's earlier experiments (section V): four convolutions, else alike."""
+    return _even_deeper_cnn(inputs, widths, dense, dropout)
+
+
+def _small_resnet(inputs, widths=(16, 32, 64), blocks=2, dropout=0.0):
+    """Pre-activation ResNet for CIFAR-sized images (He et al. 2016, arXiv:1603.05027)."""
+    x = layers.Conv2D(widths[0], 3, padding="same", use_bias=False)(inputs)
+    for stage, width in enumerate(widths):
+        for block in range(blocks):
+            x = _residual_block(x, width, stride=2 if stage > 0 and block == 0 else 1)
+    x = layers.GlobalAveragePooling2D()(_bn_relu(x))
+    return layers.Dropout(dropout)(x) if dropout else x
+
+
+def _residual_block(x, width: int, stride: int):
+    ready = _bn_relu(x)
+    if stride > 1 or x.shape[-1] != width:
+        x = layers.Conv2D(width, 1, strides=stride, use_bias=False)(ready)
+    y = layers.Conv2D(width, 3, strides=stride, padding="same", use_bias=False)(ready)
+    y = layers.Conv2D(width, 3, padding="same", use_bias=False)(_bn_relu(y))
+    return layers.Add()([x, y])
+
+
+def _bn_relu(x):
+    return layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
+
+
+def _application(inputs, constructor: Callable, bgr: bool, weights: str | None = None, dropout=0.0):
+    """A network of keras.applications with global average pooling.
+
+    weights: None (from scratch), "imagenet", or the path of a weights file of the same network.
+    Batch norm gets momentum 0.9 (PyTorch's default, which paper B used; Keras's 0.99 lags by epochs
+    when an epoch has few steps).
+    """
+    from_imagenet = weights == "imagenet"
+    try:
+        network = constructor(
+            include_top=False, weights="imagenet" if from_imagenet else None,
+            input_tensor=inputs, pooling="avg",
+        )
+        if weights and not from_imagenet:
+            network.load_weights(weights)
+    except (OSError, ValueError) as error:
+        raise KitError(f"{constructor.__name__} with weights {weights!r} could not be made: {_first_line(error)}") from None
+    if from_imagenet and bgr:
+        _turn_first_kernel(network)
+    for layer in network.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.momentum = 0.9
+    return layers.Dropout(dropout)(network.output) if dropout else network.output
+
+
+def _turn_first_kernel(network: keras.Model) -> None:
+    first = next(layer for layer in network.layers if isinstance(layer, layers.Conv2D))
+    kernel, *bias = first.get_weights()
+    first.set_weights([kernel[:, :, ::-1, :], *bias])
+
+
+def _from_applications(name: str, constructor: Callable) -> Callable:
+    return functools.partial(_application, constructor=constructor, bgr=_IMAGENET_INPUT[name][1] == "bgr")
+
+
+BUILDERS: dict[str, Callable] = {
+    "even_deeper_cnn": _even_deeper_cnn,
+    "deeper_cnn": _deeper_cnn,
+    "small_resnet": _small_resnet,
+    "resnet50": _from_applications("resnet50", keras.applications.ResNet50),
+    "vgg16": _from_applications("vgg16", keras.applications.VGG16),
+    "mobilenet_v2": _from_applications("mobilenet_v2", keras.applications.MobileNetV2),
+    "densenet121": _from_applications("densenet121", keras.applications.DenseNet121),
+}
+
+
+def build(settings: ModelSettings, input_shape: tuple[int, int, int], classes: int, seed: int | None = None):
+    """A fresh Keras model: pixels of `input_shape` (H, W, C) in, float32 logits of `classes` out.
+
+    `seed` makes its initial weights repeatable (it seeds Keras, NumPy and Python alike).
+    Raises KitError for an unknown name, unknown options, fewer than two classes, or an image
+    that the network cannot take.
+    """
+    builder = choose(settings.name, BUILDERS, "model")
+    if classes < 2:
+        raise KitError(f"model '{settings.name}': a classifier needs two classes or more, the data have {classes}")
+    if seed is not None:
+        keras.utils.set_random_seed(seed)
+    inputs = keras.Input(input_shape, name="pixels")
+    normalised = _normalisation_of(settings).layer()(inputs)
+    try:
+        features = builder(normalised, **settings.options)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, KitError):
+            raise
+        raise KitError(
+            f"model '{settings.name}' cannot be built for images of {input_shape} with options "
+            f"{settings.options}: {_first_line(error)}"
+        ) from None
+    logits = layers.Dense(classes, dtype="float32", name="logits")(features)
+    return keras.Model(inputs, logits, name=settings.name)
+
+
+def _normalisation_of(settings: ModelSettings) -> Normalisation:
+    if settings.options.get("weights") != "imagenet":
+        return settings.normalisation or Normalisation()
+    if settings.normalisation is not None:
+        raise KitError(f"model '{settings.name}': ImageNet weights bring their own normalisation; leave it out")
+    return choose(settings.name, _IMAGENET_INPUT, "model with ImageNet weights")[0]
+
+
+def save(model: keras.Model, path: Path) -> None:
+    """Save architecture and weights as one whole `.keras` file (no optimizer)."""
+    with written_whole(path) as aside:
+        model.save(aside, include_optimizer=False)
+
+
+def load(path: Path) -> keras.Model:
+    """Load a `.keras` file; code inside it is never run.
+
+    Raises KitError where the file is missing, damaged, of another kind, or holds custom code.
+    """
+    if not Path(path).is_file():
+        raise KitError(f"{path} does not exist")
+    try:
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises nearly every type here
+        raise KitError(f"{path} is no Keras 3 model that can be loaded ({_first_line(error)})") from None
+
+
+def _first_line(error: Exception) -> str:
+    """What a Keras error says, without its listing of arguments and colours."""
+    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:300] or type(error).__name__
+
+
+def predict_logits(model: keras.Model, images, batch_size: int = 256) -> np.ndarray:
+    """Float32 logits, N x classes, in inference mode, batch by batch.
+
+    images: N x H x W x C pixels (float32, or uint8 which is divided by 255).
+    """
+    forward = _compiled_forward(model)
+    batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
+    outputs = [forward(as_pixels(batch)).numpy() for batch in batches]
+    return np.concatenate(outputs) if outputs else np.zeros((0, model.output_shape[-1]), np.float32)
+
+
+def as_pixels(images) -> tf.Tensor:
+    """Images as a float32 tensor; uint8 becomes [0, 1]."""
+    if images.dtype == np.uint8:
+        return tf.cast(images, tf.float32) / 255.0
+    return tf.cast(images, tf.float32)
+
+
+def _compiled_forward(model: keras.Model) -> Callable:
+    # Kept on the model itself: it lives and dies with it, and one trace serves every batch size.
+    if not hasattr(model, "_kitlib_forward"):
+        spec = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
+        model._kitlib_forward = tf.function(lambda x: model(x, training=False), input_signature=[spec])
+    return model._kitlib_forward

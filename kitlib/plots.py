@@ -1,0 +1,200 @@
+"""Every picture of the kit: one style, colour-blind safe, labelled in pixels (n/255)."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from kitlib.data import Dataset
+from kitlib.files import written_whole
+from kitlib.settings import format_epsilon
+
+COLOURS = dict(zip(("baseline", "defended", "paper", "chance", "published"),
+                   [sns.color_palette("colorblind")[i] for i in (3, 0, 2, 7, 1)], strict=True))
+sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
+plt.rcParams.update({"figure.dpi": 80, "savefig.dpi": 160, "axes.titlesize": 11, "figure.constrained_layout.use": True})
+
+
+def keep(figure: Figure, path: Path, synthetic: bool = False) -> Figure:
+    """Save a figure whole as PNG at twice the screen's size; synthetic data are marked in the picture.
+
+    Returns the figure, closed, so that a notebook cell that ends with this call shows it once.
+    """
+    if synthetic:
+        figure.suptitle(((figure._suptitle.get_text() + "  ") if figure._suptitle else "") + "[synthetic data]", fontsize=11)
+    with written_whole(path) as aside:
+        figure.savefig(aside)
+    plt.close(figure)
+    return figure
+
+
+def picture(axes, image: np.ndarray, title: str = "", colour="black") -> None:
+    """One image, H x W x C pixels, in true brightness: 0 is black and 1 is white."""
+    axes.imshow(np.clip(image.squeeze(), 0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_title(title, fontsize=9, color=colour)
+    axes.set_axis_off()
+
+
+def samples(dataset: Dataset, per_class: int = 6, part: str = "train") -> Figure:
+    """The first images of each class, one row a class."""
+    images, labels = dataset.pixels(part), dataset.labels_of(part)
+    classes = len(dataset.class_names)
+    figure, grid = plt.subplots(classes, per_class, figsize=(1.25 * per_class, 1.3 * classes), squeeze=False)
+    for row, name in enumerate(dataset.class_names):
+        chosen = images[labels == row][:per_class]
+        for column, axes in enumerate(grid[row]):
+            axes.set_axis_off()
+            if column < len(chosen):
+                picture(axes, chosen[column], name if column == 0 else "")
+    return figure
+
+
+def image_row(images, titles) -> Figure:
+    """A few images side by side, each with its title."""
+    figure, grid = plt.subplots(1, len(images), figsize=(1.7 * len(images), 2.0), squeeze=False)
+    for axes, image, title in zip(grid[0], images, titles, strict=True):
+        picture(axes, image, title)
+    return figure
+
+
+def class_counts(dataset: Dataset) -> Figure:
+    """Images of each class in each part of the split."""
+    parts = list(dataset.split)
+    figure, axes = plt.subplots(figsize=(max(6, 0.8 * len(dataset.class_names)), 3))
+    positions = np.arange(len(dataset.class_names))
+    for number, part in enumerate(parts):
+        counts = np.bincount(dataset.labels_of(part), minlength=len(positions))
+        bars = axes.bar(positions + 0.27 * (number - 1), counts, width=0.25, label=part)
+        axes.bar_label(bars, fontsize=7)
+    axes.set(xticks=positions, ylabel="images", title="Images of each class")
+    axes.set_xticklabels(dataset.class_names, rotation=30 if len(positions) > 5 else 0)
+    axes.legend()
+    return figure
+
+
+def training_curves(history: dict, chance: float) -> Figure:
+    """Loss and accuracy by epoch, training and validation, and robust accuracy where it was checked."""
+    epochs = np.arange(1, len(history["loss"]) + 1)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
+    _curves(left, epochs, history, {"loss": "training", "val_loss": "validation"})
+    left.set(xlabel="epoch", ylabel="cross-entropy loss", title="Loss")
+    _curves(right, epochs, history, {
+        "accuracy": "training", "val_accuracy": "validation", "adversarial_accuracy": "training, adversarial",
+        "robust_accuracy": "PGD on a fixed batch",
+    })
+    right.axhline(chance, ls=":", color=COLOURS["chance"], label="chance")
+    right.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1.02), title="Accuracy")
+    for axes in (left, right):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend(fontsize=8)
+    return figure
+
+
+def _curves(axes, epochs, history: dict, names: dict[str, str]) -> None:
+    for key, label in names.items():
+        if key in history:
+            axes.plot(epochs, history[key], marker="o", ms=3, label=label)
+
+
+def attack_grid(images, attacked: dict[str, np.ndarray], titles: dict[str, list[str]], right: dict[str, list[bool]]) -> Figure:
+    """Clean images and, for each attack, the adversarial image over its perturbation.
+
+    images: n x H x W x C pixels; attacked: n images an attack; titles and right: for "clean" and
+    each attack, what the model says and whether it is right (wrong answers are written in red).
+    Perturbations are amplified to fill the grey range, around mid-grey; their true size is in the title.
+    """
+    names = list(attacked)
+    figure, grid = plt.subplots(len(images), 1 + 2 * len(names), squeeze=False,
+                                figsize=(1.75 * (1 + 2 * len(names)), 2.15 * len(images)))
+    for row, image in enumerate(images):
+        picture(grid[row][0], image, "clean\n" + titles["clean"][row], _colour(right["clean"][row]))
+        for number, name in enumerate(names):
+            change = attacked[name][row] - image
+            largest = max(float(np.abs(change).max()), 1e-12)
+            picture(grid[row][1 + 2 * number], 0.5 + change / (2 * largest),
+                    f"perturbation\nlargest {format_epsilon(round(largest, 4))}")
+            picture(grid[row][2 + 2 * number], attacked[name][row],
+                    f"{name}\n{titles[name][row]}", _colour(right[name][row]))
+    return figure
+
+
+def _colour(is_right: bool) -> str:
+    return "black" if is_right else "#b00020"
+
+
+def epsilon_curve(curves: dict[str, list], epsilons, chance: float, colours=None) -> Figure:
+    """Accuracy against epsilon with 95 % intervals. curves: {label: [Accuracy, ...]}, one an epsilon."""
+    figure, axes = plt.subplots(figsize=(6.5, 3.6))
+    for number, (label, accuracies) in enumerate(curves.items()):
+        values = np.array([accuracy.value for accuracy in accuracies])
+        low, high = np.array([accuracy.interval for accuracy in accuracies]).T
+        colour = (colours or {}).get(label, f"C{number}")
+        axes.plot(255 * np.asarray(epsilons), values, marker="o", ms=4, label=label, color=colour)
+        axes.fill_between(255 * np.asarray(epsilons), low, high, alpha=0.15, color=colour)
+    axes.axhline(chance, ls=":", color=COLOURS["chance"], label="chance")
+    axes.set(xlabel="epsilon, n/255 of the pixel range", ylabel="accuracy", ylim=(0, 1.02), title="Accuracy against epsilon")
+    axes.legend(fontsize=8)
+    return figure
+
+
+def confusion_matrices(matrices: dict[str, np.ndarray], class_names) -> Figure:
+    """Counts, coloured by the rate within each true class; one matrix a title."""
+    columns = min(3, len(matrices))
+    rows = -(-len(matrices) // columns)
+    side = 1.6 + 0.42 * len(class_names)
+    figure, grid = plt.subplots(rows, columns, figsize=(side * columns, side * rows), squeeze=False)
+    for axes in grid.flat[len(matrices):]:
+        axes.set_axis_off()
+    for axes, (title, matrix) in zip(grid.flat, matrices.items(), strict=False):
+        matrix = np.asarray(matrix)
+        rates = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+        sns.heatmap(rates, annot=_counts_and_rates(matrix, rates), fmt="", vmin=0, vmax=1, cmap="cividis", cbar=False, square=True,
+                    xticklabels=class_names, yticklabels=class_names, ax=axes, annot_kws={"fontsize": 7})
+        axes.set(title=title, xlabel="predicted", ylabel="true")
+        axes.tick_params(labelsize=8)
+    return figure
+
+
+def _counts_and_rates(matrix: np.ndarray, rates: np.ndarray) -> np.ndarray:
+    if len(matrix) > 5:  # ten classes leave room for counts only
+        return matrix.astype(str)
+    return np.array([[f"{count}\n{100 * rate:.0f} %" for count, rate in zip(*pair, strict=True)]
+                     for pair in zip(matrix, rates, strict=True)])
+
+
+def accuracy_bars(accuracies: dict[str, dict[str, object]], chance: float) -> Figure:
+    """Accuracy with interval, one group an attack and one bar a model. accuracies: {model: {attack: record}}."""
+    models = list(accuracies)
+    attacks = list(accuracies[models[0]])
+    figure, axes = plt.subplots(figsize=(max(6.5, 1.0 * len(attacks)), 3.8))
+    width = 0.8 / len(models)
+    for number, model in enumerate(models):
+        records = [accuracies[model][attack] for attack in attacks]
+        values = 100 * np.array([record.accuracy for record in records])
+        ends = 100 * np.array([record.interval for record in records]).T
+        errors = np.maximum(np.abs(ends - values), 0)
+        positions = np.arange(len(attacks)) + (number - (len(models) - 1) / 2) * width
+        bars = axes.bar(positions, values, width, yerr=errors, capsize=2, label=model, color=COLOURS.get(model))
+        axes.bar_label(bars, fmt="%.0f", fontsize=7, padding=2)
+    axes.axhline(100 * chance, ls=":", color=COLOURS["chance"], label="chance")
+    axes.set(xticks=np.arange(len(attacks)), ylabel="accuracy, %", ylim=(0, 112), title="Accuracy with 95 % intervals")
+    axes.set_xticklabels(attacks, rotation=25, ha="right", fontsize=8)
+    axes.legend(fontsize=8, ncols=3, loc="upper right")
+    return figure
+
+
+def probability_bars(image, probabilities: dict[str, np.ndarray], class_names, true: int) -> Figure:
+    """An image beside the class probabilities that each named model or input gives it."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.5, 2.6), width_ratios=(1, 2))
+    picture(left, image, f"true: {class_names[true]}")
+    positions = np.arange(len(class_names))
+    for number, (label, values) in enumerate(probabilities.items()):
+        right.bar(positions + 0.8 / len(probabilities) * (number - (len(probabilities) - 1) / 2), values,
+                  0.8 / len(probabilities), label=label)
+    right.set(xticks=positions, ylim=(0, 1.05), ylabel="probability")
+    right.set_xticklabels(class_names, rotation=30 if len(positions) > 5 else 0, fontsize=8)
+    right.legend(fontsize=8)
+    return figure

@@ -1,0 +1,234 @@
+"""results.json: its schema, the verdicts on a paper's figures, and the tables made from it."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from kitlib.data import Dataset
+from kitlib.evaluation import Evaluation, confusion, recalls
+from kitlib.experiment import Experiment, PaperFigure
+from kitlib.files import read_json, write_json, write_text
+from kitlib.runs import Run, environment
+from kitlib.settings import Settings
+
+TOLERANCE = 0.03  # a figure counts as reached within 3 points
+
+
+class Measured(Settings):
+    """An accuracy as a share, its count, and its 95 % Wilson interval."""
+
+    accuracy: float
+    correct: int
+    count: int
+    interval: tuple[float, float]
+
+    def agrees_with(self, share: float) -> bool:
+        """Within 3 points, or `share` lies in the interval."""
+        low, high = self.interval
+        return abs(self.accuracy - share) <= TOLERANCE + 1e-9 or low <= share <= high
+
+
+class UnderAttack(Measured):
+    """Accuracy under one attack, with its scores (kitlib.evaluation.SCORES) and settings.
+
+    mean_l2 is None where the attack turned no image.
+    """
+
+    relative_robustness: float
+    success_rate: float
+    mean_l2: float | None
+    max_linf: float
+    seconds: float
+    attack: str
+    settings: dict
+
+
+class ModelResults(Settings):
+    """One model on the test images. `worst_case`: per image over clean and every
+    as-defined attack that has an epsilon.
+    `transferred`: the baseline's adversarial images shown to this model (None for the baseline)."""
+
+    clean: Measured
+    attacks: dict[str, UnderAttack]
+    combined: Measured | None
+    worst_case: Measured
+    transferred: dict[str, Measured] | None = None
+    recall: dict[str, dict[str, Measured]]
+    confusion: dict[str, list[list[int]]]
+
+
+class PaperEntry(Settings):
+    """One figure of the paper, in per cent, against what was measured.
+
+    verdict is None where the run stands in for the paper's data and cannot judge the figure.
+    """
+
+    id: str
+    paper: float
+    as_published: Measured
+    as_defined: Measured
+    control: Measured | None
+    verdict: Literal["reproduced", "explained", "not reproduced"] | None
+    why: str
+
+
+class Results(Settings):
+    """The record of one run: everything that tables, README and reports are made from."""
+
+    schema_version: Literal[1] = 1
+    experiment: dict
+    profile: str
+    seed: int
+    fingerprint: str
+    synthetic: bool
+    source: str
+    data: dict
+    environment: dict
+    precision: dict[str, str]
+    seconds: dict[str, float]
+    models: dict[Literal["baseline", "defended"], ModelResults]
+    paper: tuple[PaperEntry, ...]
+
+
+def model_results(evaluation: Evaluation, experiment: Experiment, class_names, transferred=None) -> ModelResults:
+    """What results.json says of one evaluated model.
+
+    transferred: the baseline's adversarial images judged by this model, {attack: Accuracy}.
+    """
+    predictions = {"clean": evaluation.clean_predictions}
+    predictions |= {name: result.predictions for name, result in evaluation.attacked.items()}
+    record = evaluation.record()
+    published = list(experiment.attacks.as_published)
+    bounded = experiment.attacks.bounded()
+    return ModelResults(
+        clean=record.pop("clean"), attacks=record,
+        combined=evaluation.combined(published).record() if published else None,
+        worst_case=evaluation.worst(bounded).record(),
+        transferred=transferred and {name: accuracy.record() for name, accuracy in transferred.items()},
+        recall={name: recalls(evaluation.labels, p, class_names) for name, p in predictions.items()},
+        confusion={name: confusion(evaluation.labels, p, len(class_names)).tolist() for name, p in predictions.items()},
+    )
+
+
+def measured_for(results: ModelResults, attack: str) -> Measured:
+    """The measurement that an attack's name, "clean", "combined" or "worst case" stands for."""
+    if attack == "clean":
+        return results.clean
+    if attack == "combined":
+        return results.combined
+    if attack == "worst case":
+        return results.worst_case
+    return results.attacks[attack]
+
+
+def judge_figure(figure: PaperFigure, results: dict[str, ModelResults], stands_in: bool) -> PaperEntry:
+    """Compare one figure of the paper with the measurements that answer it, and say why."""
+    model = results[figure.model]
+    published = measured_for(model, figure.attack)
+    defined = measured_for(model, figure.as_defined)
+    control = measured_for(model, figure.control) if figure.control else None
+    verdict = None if stands_in else _verdict(figure, published, control)
+    return PaperEntry(
+        id=figure.id, paper=figure.paper, as_published=_plain(published), as_defined=_plain(defined),
+        control=control and _plain(control), verdict=verdict,
+        why=_why(figure, published, defined, control, stands_in),
+    )
+
+
+def _plain(measured: Measured) -> Measured:
+    return Measured(**measured.model_dump(include=set(Measured.model_fields)))
+
+
+def _verdict(figure: PaperFigure, published: Measured, control: Measured | None) -> str:
+    if published.agrees_with(figure.paper / 100):
+        return "reproduced"
+    if figure.flaw and control and control.agrees_with(published.accuracy):
+        return "explained"
+    return "not reproduced"
+
+
+def _why(figure, published, defined, control, stands_in: bool) -> str:
+    gap = 100 * published.accuracy - figure.paper
+    parts = [f"as published {100 * published.accuracy:.1f} % ({gap:+.1f} points from the paper)"]
+    if figure.as_defined != figure.attack:
+        parts.append(f"{figure.as_defined} leaves {100 * defined.accuracy:.1f} %")
+    if control:
+        parts.append(f"{figure.flaw}: the control '{figure.control}' gives {100 * control.accuracy:.1f} %")
+    if stands_in:
+        parts.append("other data than the paper's, so no verdict")
+    return "; ".join(parts)
+
+
+def collect(run: Run, dataset: Dataset, models: dict[str, ModelResults]) -> Results:
+    """Everything that is known of a run once both of its models have been evaluated."""
+    experiment = run.experiment
+    records = {name: run.read_record(name) for name in ("data", "baseline", "defended")}
+    stands_in = experiment.stands_in_for is not None
+    return Results(
+        experiment=experiment.model_dump(mode="json"), profile=run.profile, seed=run.seed,
+        fingerprint=run.fingerprint, synthetic=dataset.synthetic, source=dataset.source,
+        data=records["data"]["report"], environment=environment(),
+        precision={name: records[name]["precision"] for name in models},
+        seconds={f"training {name}": records[name]["seconds"] for name in models},
+        models=models,
+        paper=tuple(judge_figure(figure, models, stands_in) for figure in experiment.paper_figures),
+    )
+
+
+def write(results: Results, folder: Path) -> None:
+    """results.json and its tables as Markdown and CSV."""
+    write_json(folder / "results.json", results.model_dump(mode="json"))
+    for name, table in {"accuracy": accuracy_table(results), "paper": paper_table(results)}.items():
+        write_text(folder / "tables" / f"{name}.md", as_markdown(table))
+        write_text(folder / "tables" / f"{name}.csv", table.to_csv(index=False))
+
+
+def read(path: Path) -> Results:
+    """Raises KitError where the file is missing, damaged or does not follow the schema."""
+    return Results.read(read_json(path), str(path))
+
+
+def accuracy_table(results: Results) -> pd.DataFrame:
+    """One row an attack, one column a model; cells are per cent with the interval and the count."""
+    rows = {"clean": "clean", **{name: name for name in results.models["baseline"].attacks}}
+    if results.models["baseline"].combined:
+        rows["combined (as published)"] = "combined"
+    rows["worst case (as defined)"] = "worst case"
+    table = {"under": list(rows)}
+    for name, model in results.models.items():
+        table[name] = [_cell(measured_for(model, key)) for key in rows.values()]
+    return pd.DataFrame(table)
+
+
+def paper_table(results: Results) -> pd.DataFrame:
+    """One row a figure of the paper."""
+    return pd.DataFrame([
+        {
+            "figure": entry.id, "paper": f"{entry.paper:.2f}",
+            "as published": _cell(entry.as_published), "as defined": _cell(entry.as_defined),
+            "verdict": entry.verdict or "(other data)", "why": entry.why,
+        }
+        for entry in results.paper
+    ], columns=["figure", "paper", "as published", "as defined", "verdict", "why"])
+
+
+def _cell(measured: Measured) -> str:
+    low, high = measured.interval
+    return f"{100 * measured.accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}] of {measured.count}"
+
+
+def as_markdown(table: pd.DataFrame) -> str:
+    """A GitHub-flavoured Markdown table."""
+    lines = ["| " + " | ".join(table.columns) + " |", "|" + " --- |" * len(table.columns)]
+    lines += ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in table.values]
+    return "\n".join(lines) + "\n"
+
+
+def heading(results: Results) -> str:
+    """What the numbers of a run are about, in one line; synthetic data are always marked."""
+    mark = "SYNTHETIC data, " if results.synthetic else ""
+    name = results.experiment["name"]
+    return f"{name} ({mark}profile {results.profile}, seed {results.seed}): {results.experiment['title']}"
+

@@ -1,0 +1,170 @@
+"""A run: one experiment, profile and seed in its own folder, and what its notebooks leave there."""
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from kitlib import experiment as experiments
+from kitlib import models
+from kitlib.data import Dataset
+from kitlib.experiment import REPOSITORY, Experiment
+from kitlib.files import read_arrays, read_json, write_arrays, write_json
+from kitlib.settings import KitError, suggestion
+
+# Which notebook makes what: for the message when something is missing.
+MAKER = {
+    "prepared.npz": "01_data_preparation",
+    "records/data.json": "01_data_preparation",
+    "models/baseline.keras": "02_baseline_training",
+    "records/baseline.json": "02_baseline_training",
+    "records/attacks.json": "03_attack_generation",
+    "models/defended.keras": "04_adversarial_training",
+    "records/defended.json": "04_adversarial_training",
+    "results.json": "05_evaluation",
+}
+PARAMETERS = ("experiment", "profile", "seed", "overrides")
+
+
+def runs_folder() -> Path:
+    """KITLIB_RUNS, or runs/ in the repository."""
+    return Path(os.environ.get("KITLIB_RUNS") or REPOSITORY / "runs").expanduser().resolve()
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of a run and typed access to what lies in it."""
+
+    experiment: Experiment
+    profile: str
+    seed: int
+    folder: Path
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+    def need(self, name: str) -> Path:
+        """The path of something that an earlier notebook made; KitError names that notebook."""
+        path = self.path(name)
+        if not path.exists():
+            maker = MAKER.get(name, "03_attack_generation")
+            raise KitError(
+                f"{path} is missing: run notebook {maker}.ipynb first, with experiment "
+                f"'{self.experiment.name}', profile '{self.profile}', seed {self.seed}"
+            )
+        return path
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Changes with everything in the experiment that changes numbers (not its prose)."""
+        prose = {"title", "summary", "choices", "paper_figures"}
+        content = self.experiment.model_dump(mode="json", exclude=prose)
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def write_record(self, name: str, content: dict) -> None:
+        """records/<name>.json, stamped with the experiment's fingerprint and the environment."""
+        stamp = {"fingerprint": self.fingerprint, "environment": environment()}
+        write_json(self.path(f"records/{name}.json"), {**stamp, **content})
+
+    def read_record(self, name: str) -> dict:
+        """Raises KitError where it is missing, damaged, or of an experiment that has changed since."""
+        path = self.need(f"records/{name}.json")
+        record = read_json(path)
+        if not isinstance(record, dict) or record.get("fingerprint") != self.fingerprint:
+            raise KitError(
+                f"{path} belongs to other settings of experiment '{self.experiment.name}': "
+                f"run notebook {MAKER[f'records/{name}.json']}.ipynb again"
+            )
+        return record
+
+    def dataset(self) -> Dataset:
+        self.read_record("data")
+        return Dataset.load(self.need("prepared.npz"))
+
+    def model(self, name: str) -> keras.Model:
+        """"baseline" or "defended", in float32."""
+        self.read_record(name)
+        return models.load(self.need(f"models/{name}.keras"))
+
+    def save_model(self, name: str, model: keras.Model) -> None:
+        models.save(model, self.path(f"models/{name}.keras"))
+
+    def write_adversarial(self, name: str, **arrays) -> None:
+        """Adversarial images of one attack; `name` as in the attack suite."""
+        write_arrays(self.path(f"adversarial/{slug(name)}.npz"), **arrays)
+
+    def adversarial(self, name: str) -> dict:
+        return read_arrays(self.need(f"adversarial/{slug(name)}.npz"))
+
+
+def open_run(experiment: str = "digits_fgsm", profile: str = "demo", seed: int = 0, overrides=None) -> Run:
+    """The run of an experiment, profile and seed; its folder need not exist yet.
+
+    Overrides make it another run, in a folder of its own. Raises KitError as `experiment.load`,
+    and for a seed that is no whole number from 0 to 2**31 - 1.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
+        raise KitError(f"seed must be a whole number from 0 to 2147483647, not {seed!r}")
+    resolved = experiments.load(experiment, profile, overrides)
+    changes = experiments.read_overrides(overrides)
+    suffix = "+" + hashlib.sha256(json.dumps(changes, sort_keys=True).encode()).hexdigest()[:8] if changes else ""
+    folder = runs_folder() / resolved.name / f"{profile}{suffix}" / f"seed{seed}"
+    return Run(resolved, profile, seed, folder)
+
+
+def start(notebook_globals: dict) -> Run:
+    """Open the run that a notebook's parameters ask for, and seed Python, NumPy and TensorFlow.
+
+    notebook_globals: the notebook's `globals()`. papermill only warns of a parameter that the
+    notebook does not have; here it is a KitError, so that a misspelt one cannot go unnoticed.
+    """
+    unknown = sorted(_injected(notebook_globals.get("In", [])) - set(PARAMETERS))
+    if unknown:
+        raise KitError(f"unknown notebook parameter '{unknown[0]}'{suggestion(unknown[0], PARAMETERS)}")
+    run = open_run(**{name: notebook_globals[name] for name in PARAMETERS if name in notebook_globals})
+    keras.utils.set_random_seed(run.seed)
+    return run
+
+
+def _injected(history: list[str]) -> set[str]:
+    """The names that papermill set: it puts them into a cell that begins with '# Parameters'."""
+    cells = [ast.parse(cell) for cell in history if cell.startswith("# Parameters")]
+    assignments = [line for cell in cells for line in cell.body if isinstance(line, ast.Assign)]
+    return {target.id for line in assignments for target in line.targets}
+
+
+def slug(name: str) -> str:
+    """A name of the attack suite as a file name: 'PGD 8/255' -> 'pgd_8_255'."""
+    return "_".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+
+
+def environment() -> dict:
+    """Versions and hardware, for the records."""
+    packages = ("tensorflow", "keras", "cleverhans", "numpy", "scikit-learn", "papermill")
+    return {
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "gpus": [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
+                 for gpu in tf.config.list_physical_devices("GPU")],
+        "judged_in": "float32",
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown"

@@ -1,0 +1,131 @@
+"""The state of a training after its last finished epoch, in one file that is there whole or not at all."""
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from kitlib.files import read_arrays, write_arrays
+from kitlib.settings import KitError
+
+
+@dataclass
+class State:
+    """Everything that a training needs to go on.
+
+    fingerprint: what the training is made of (settings, seed, data, network, baseline).
+    epochs: one record an epoch, numbers and text. finished: nothing is left to do; `kept` is the result.
+    variables: of the network, the optimizer and the method (random states included), by group.
+    kept: the variables of the network in the epoch that is kept so far.
+    """
+
+    fingerprint: dict
+    epochs: list[dict] = field(default_factory=list)
+    finished: bool = False
+    variables: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    kept: list[np.ndarray] = field(default_factory=list)
+
+    def save(self, path: Path) -> None:
+        groups = {**self.variables, "kept": self.kept}
+        arrays = {f"{group}/{number}": array for group, list_ in groups.items() for number, array in enumerate(list_)}
+        record = {"fingerprint": self.fingerprint, "epochs": self.epochs, "finished": self.finished}
+        write_arrays(path, record=np.array(json.dumps(record)), **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> State:
+        """Raises KitError when the file is damaged."""
+        arrays = read_arrays(path)
+        try:
+            record = json.loads(str(arrays.pop("record")))
+            groups: dict[str, list[np.ndarray]] = {}
+            for name, array in arrays.items():  # stored in order
+                groups.setdefault(name.split("/")[0], []).append(array)
+            return cls(variables=groups, kept=groups.pop("kept", []), **record)
+        except (KeyError, TypeError, ValueError) as error:
+            raise KitError(f"{path} is no checkpoint of a training ({error}): delete it and train again") from None
+
+
+def resumed(path: Path, fingerprint: dict) -> State | None:
+    """The state at `path`, or None where there is none.
+
+    Raises KitError where it belongs to another training: what is on disk is neither mixed into this one
+    nor overwritten.
+    """
+    if not path.exists():
+        return None
+    state = State.load(path)
+    if state.fingerprint != fingerprint:
+        changed = ", ".join(_differences(state.fingerprint, fingerprint))
+        raise KitError(
+            f"{path} belongs to another training ({changed}): delete that file to train anew, "
+            "or choose another folder"
+        )
+    return state
+
+
+def _differences(old: dict, new: dict) -> list[str]:
+    changes = []
+    for part in sorted({*old, *new}):
+        before, now = old.get(part), new.get(part)
+        if before == now:
+            continue
+        if isinstance(before, dict) and isinstance(now, dict):
+            changes += _differences(before, now)
+        elif isinstance(before, str) and len(before) == 64:
+            changes.append(f"other {part}")
+        else:
+            changes.append(f"{part}: {before} then, {now} now")
+    return changes
+
+
+def fingerprint_of(settings, seed: int, dataset, network, baseline) -> dict:
+    """What a training is made of, without its first weights. `baseline` may be None."""
+    split = [dataset.split[part] for part in sorted(dataset.split)]
+    return {
+        "settings": settings.model_dump(mode="json"),
+        "seed": seed,
+        "data": _digest([dataset.images, dataset.labels, *split]),
+        "network": hashlib.sha256(json.dumps(_structure(network), default=str).encode()).hexdigest(),
+        "baseline": _digest(baseline.get_weights()) if baseline is not None else None,
+    }
+
+
+def _structure(network: keras.Model) -> list:
+    """Layers, options and shapes, without the names, which Keras numbers through a whole process."""
+    leaves = [layer for layer in network._flatten_layers() if not isinstance(layer, keras.Model)]
+    configs = [{**layer.get_config(), "name": None} for layer in leaves]
+    shapes = [list(weight.shape) for weight in network.weights]
+    return [[type(layer).__name__ for layer in leaves], configs, shapes]
+
+
+def _digest(arrays) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path):
+    """Hold `folder` for one training; the system lets go of it when the process ends, however it ends.
+
+    Raises KitError where another training runs in it, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".training.lock", "w")
+    except OSError as error:
+        raise KitError(f"{folder} cannot be written ({error.strerror}): choose another folder") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise KitError(f"another training runs in {folder}: wait for it, or choose another folder") from None
+        yield

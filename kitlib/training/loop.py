@@ -1,0 +1,344 @@
+"""`train`: from settings and data to a trained model, through checkpoints after each epoch."""
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kitlib import attacks
+from kitlib.data import Dataset
+from kitlib.files import written_whole
+from kitlib.settings import KitError
+from kitlib.training.batches import Examples, training_batches, validation_batches
+from kitlib.training.checkpoint import State, alone_in, fingerprint_of, resumed
+from kitlib.training.optimizers import optimizer_for
+from kitlib.training.precision import choose_precision, twin
+from kitlib.training.settings import TrainingSettings
+from kitlib.training.steps import Training, training_for
+
+OVERFITTING_FALL = 0.20
+_STATIC_CHUNK = 2048
+
+
+def train(
+    model: keras.Model,
+    dataset: Dataset,
+    settings: TrainingSettings,
+    folder: Path,
+    seed: int = 0,
+    baseline: keras.Model | None = None,
+    progress: bool = True,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    strategy: tf.distribute.Strategy | None = None,
+) -> dict[str, list]:
+    """Train `model` in place on the data set's "train" part; it ends up with the weights to keep.
+
+    model: float32 Keras model, pixels in, logits out; it stays float32 whatever the precision.
+    folder: gets `checkpoint.npz` after each epoch. Where one is there already, training goes on from
+        it (same learning-rate position, early-stopping state, batches and random states); a finished
+        training is not repeated, its weights are put into `model`.
+    seed: of data order, augmentation, dropout and attacks (the initial weights are the model's).
+    baseline: the model on which method static makes its adversarial images.
+    callbacks: further Keras callbacks; `callback.model` is the Training model, its `network` the network.
+    strategy: None takes all GPUs of this machine (batch_size is the global batch).
+
+    Returns the history, lists with one entry an epoch: epoch, loss, accuracy and adversarial_accuracy
+    (of the training batches, where the method has them), val_loss, val_accuracy, robust_accuracy and
+    catastrophic_overfitting (with a robust check), learning_rate, seconds, precision, kept (true for
+    the epoch whose weights `model` now has). Accuracies are fractions.
+
+    Raises KitError for data that cannot be trained on, a checkpoint of another training, a loss that
+    is no longer a number, a full disk; what was on disk before is still there.
+    """
+    _check(model, dataset, settings, baseline)
+    if settings.deterministic:
+        keras.utils.set_random_seed(seed)  # determinism refuses unseeded random operations
+        tf.config.experimental.enable_op_determinism()
+    folder = Path(folder)
+    with alone_in(folder):
+        for leftover in folder.glob(".checkpoint-*.npz"):  # of a kill while writing
+            leftover.unlink()
+        path = folder / "checkpoint.npz"
+        fingerprint = fingerprint_of(settings, seed, dataset, model, baseline)
+        state = resumed(path, fingerprint) or State(fingerprint)
+        if not state.finished:
+            job = _Job(model, dataset, settings, seed, state, path, progress)
+            job.run(baseline, callbacks, strategy or _all_gpus())
+        model.set_weights(state.kept)
+    return history_of(state.epochs, settings)
+
+
+def history_of(epochs: list[dict], settings: TrainingSettings) -> dict[str, list]:
+    """Records of epochs as lists by name, and which of them is kept."""
+    kept = _kept(epochs, settings)
+    columns = {name: [record[name] for record in epochs] for name in epochs[0]} if epochs else {}
+    return {**columns, "kept": [number == kept for number in range(len(epochs))]}
+
+
+class _Job:
+    """One call of `train` that has something to do."""
+
+    def __init__(self, model, dataset, settings, seed, state: State, path: Path, progress: bool):
+        self.model, self.dataset, self.settings, self.seed = model, dataset, settings, seed
+        self.state, self.path, self.progress = state, path, progress
+        self.precision = choose_precision(settings.precision)
+
+    def run(self, baseline, callbacks, strategy) -> None:
+        variants = self._static_images(baseline) if self.settings.method == "static" else []
+        examples = Examples(
+            self.dataset.images, self.dataset.labels, self.dataset.split["train"], [array for _, array in variants]
+        )
+        steps = len(examples) // self.settings.batch_size
+        training = self._prepared(strategy, steps)
+        self._announce(steps, strategy)
+        first = len(self.state.epochs)
+        if not _stops(self.state.epochs, self.settings):
+            training.fit(
+                training_batches(examples, self.settings.batch_size, self.settings.augmentation, self.seed, first),
+                shuffle=False, steps_per_epoch=steps, initial_epoch=first, epochs=self.settings.epochs,
+                validation_data=self._validation(), callbacks=[_EndOfEpoch(self), *callbacks],
+                verbose=1 if self.progress and sys.stdout.isatty() else 0,
+            )
+        self._finish(training)
+        for path, _ in variants:
+            path.unlink()
+
+    def _prepared(self, strategy, steps: int) -> Training:
+        """The Training model, compiled, in the state of the checkpoint."""
+        settings = self.settings
+        with strategy.scope():
+            as_it_is = self.precision == "float32" and strategy.num_replicas_in_sync == 1
+            network = self.model if as_it_is else twin(self.model, self.precision)
+            training = training_for(settings, network, _class_weights(self.dataset, settings), self.seed)
+            updates = steps * (settings.replays if settings.method == "free" else 1)
+            # XLA is slower than TensorFlow's own kernels on CPUs
+            training.compile(optimizer=optimizer_for(settings, updates), jit_compile=False)
+            training.optimizer.build(network.trainable_variables)
+            _seed_dropout(network, self.seed)
+            _restore(training, self.state.variables)
+        return training
+
+    def _validation(self) -> tf.data.Dataset | None:
+        indices = self.dataset.split.get("validation", ())
+        if not len(indices):
+            return None
+        batch_size = max(self.settings.batch_size, 128)
+        return validation_batches(self.dataset.images, self.dataset.labels, indices, batch_size)
+
+    def end_epoch(self, training: Training, logs: dict, seconds: float) -> None:
+        """Check, record, keep and save the epoch that has just ended."""
+        self._to_model(training)
+        record = {"epoch": len(self.state.epochs) + 1, **{name: float(value) for name, value in logs.items()}}
+        if self.settings.robust_check:
+            record |= self._robust_check()
+        record["learning_rate"] = float(tf.convert_to_tensor(training.optimizer.learning_rate))
+        record["seconds"] = round(seconds, 3)
+        record["precision"] = self.precision
+        self.state.epochs.append(record)
+        if _kept(self.state.epochs, self.settings) == len(self.state.epochs) - 1 and self.settings.keep != "last":
+            self.state.kept = self.model.get_weights()
+        self.state.variables = _variables(training)
+        self.state.save(self.path)
+        self._report(record)
+        training.stop_training = _stops(self.state.epochs, self.settings)
+
+    def _to_model(self, training: Training) -> None:
+        if training.network is not self.model:
+            self.model.set_weights(training.network.get_weights())
+
+    def _robust_check(self) -> dict:
+        check = self.settings.robust_check
+        places = self.dataset.split[check.part][: check.images]
+        result = attacks.run(
+            self.settings.check_attack(), self.model, self.dataset.images[places] / np.float32(255),
+            self.dataset.labels[places].astype(np.int32), seed=self.seed, keep_images=False, progress=False,
+        )
+        before = self.state.epochs[-1]["robust_accuracy"] if self.state.epochs else 0.0
+        accuracy = float(result.accuracy)
+        return {"robust_accuracy": accuracy, "catastrophic_overfitting": before - accuracy > OVERFITTING_FALL}
+
+    def _finish(self, training: Training) -> None:
+        self._to_model(training)
+        self.state.kept = self.state.kept or self.model.get_weights()
+        self.state.variables, self.state.finished = {}, True
+        self.state.save(self.path)
+        if self.progress and self.settings.keep != "last":
+            print(f"kept: epoch {_kept(self.state.epochs, self.settings) + 1}")
+
+    def _static_images(self, baseline) -> list[tuple[Path, np.ndarray]]:
+        """The baseline's adversarial images of the training part, a memory-mapped file an attack."""
+        made = []
+        for number, attack in enumerate(self.settings.training_attacks()):
+            key = hashlib.sha256(json.dumps(self.state.fingerprint).encode()).hexdigest()[:12]
+            path = self.path.parent / f"static{number}-{key}.npy"
+            if not path.exists():
+                self._say(f"making the baseline's adversarial images: {attack}")
+                self._write_static(path, attack, baseline)
+            made.append((path, np.load(path, mmap_mode="r", allow_pickle=False)))
+        return made
+
+    def _write_static(self, path: Path, attack, baseline) -> None:
+        indices = self.dataset.split["train"]
+        shape = (len(indices), *self.dataset.images.shape[1:])
+        with written_whole(path) as aside:
+            array = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float32, shape=shape)
+            for start in range(0, len(indices), _STATIC_CHUNK):
+                places = indices[start : start + _STATIC_CHUNK]
+                result = attacks.run(
+                    attack, baseline, self.dataset.images[places] / np.float32(255),
+                    self.dataset.labels[places].astype(np.int32), seed=self.seed + start, progress=False,
+                )
+                array[start : start + len(places)] = result.images
+            array.flush()
+
+    def _announce(self, steps: int, strategy) -> None:
+        done = len(self.state.epochs)
+        where = f", {strategy.num_replicas_in_sync} devices" if strategy.num_replicas_in_sync > 1 else ""
+        goes_on = f", goes on after epoch {done}" if done else ""
+        self._say(f"training ({self.settings.method}): {self.settings.epochs} epochs of {steps} steps, "
+                  f"{self.precision}{where}{goes_on}")
+
+    def _report(self, record: dict) -> None:
+        shown = [("loss", "loss", "{:.3f}"), ("accuracy", "accuracy", "{:.1%}"),
+                 ("adversarial_accuracy", "adversarial", "{:.1%}"), ("val_accuracy", "validation", "{:.1%}"),
+                 ("robust_accuracy", "robust", "{:.1%}"), ("seconds", "", "{:.1f} s")]
+        parts = [f"{label} {form.format(record[name])}".strip() for name, label, form in shown if name in record]
+        self._say(f"epoch {record['epoch']}/{self.settings.epochs}: " + ", ".join(parts))
+        if record.get("catastrophic_overfitting"):
+            self._say("  catastrophic overfitting: the robust accuracy fell by more than 20 points")
+
+    def _say(self, line: str) -> None:
+        if self.progress:
+            print(line, flush=True)
+
+
+class _EndOfEpoch(keras.callbacks.Callback):
+    """Ties a job to Keras's fit."""
+
+    def __init__(self, job: _Job):
+        super().__init__()
+        self.job = job
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.started = time.perf_counter()
+        limit = self.job.settings.inference_mode_after
+        if limit is not None and epoch >= limit and self.model.training_mode:
+            self.model.training_mode = False
+            self.model.make_train_function(force=True)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if not math.isfinite(float(logs["loss"])):
+            raise KitError(
+                f"training diverged: the loss is no longer a number (epoch {len(self.job.state.epochs) + 1}, "
+                f"step {batch + 1}). Lower the learning rate; {self.job.path} keeps the last finished epoch, if any"
+            )
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.job.end_epoch(self.model, logs, time.perf_counter() - self.started)
+
+
+def _kept(epochs: list[dict], settings: TrainingSettings) -> int:
+    """Position of the epoch to keep; the first of equals."""
+    if settings.keep == "last":
+        return len(epochs) - 1
+    scores = [record[_criterion(settings)] for record in epochs]
+    return scores.index(max(scores)) if scores else -1
+
+
+def _criterion(settings: TrainingSettings) -> str:
+    return "robust_accuracy" if settings.keep == "best_robust" else "val_accuracy"
+
+
+def _stops(epochs: list[dict], settings: TrainingSettings) -> bool:
+    """Whether the training ends after these epochs. History alone decides, so a resume decides alike."""
+    if len(epochs) >= settings.epochs:
+        return True
+    if settings.robust_check and settings.robust_check.stop and any(e["catastrophic_overfitting"] for e in epochs):
+        return True
+    if settings.patience is None or not epochs:
+        return False
+    scores = [record[_criterion(settings)] for record in epochs]
+    return len(scores) - 1 - scores.index(max(scores)) >= settings.patience
+
+
+def _variables(training: Training) -> dict[str, list[np.ndarray]]:
+    return {
+        name: [np.asarray(keras.ops.convert_to_numpy(variable)) for variable in variables]
+        for name, variables in _groups(training).items()
+    }
+
+
+def _restore(training: Training, stored: dict[str, list[np.ndarray]]) -> None:
+    if not stored:
+        return
+    for name, variables in _groups(training).items():
+        for variable, value in zip(variables, stored.get(name, []), strict=True):
+            variable.assign(value)
+
+
+def _groups(training: Training) -> dict[str, list]:
+    """All that changes in training; the network's variables include the random state of its dropout."""
+    return {
+        "network": training.network.variables,
+        "optimizer": training.optimizer.variables,
+        "method": [training.perturbation] if hasattr(training, "perturbation") else [],
+    }
+
+
+def _seed_dropout(network: keras.Model, seed: int) -> None:
+    weights = {id(weight) for weight in network.weights}
+    random_states = [variable for variable in network.variables if id(variable) not in weights]
+    for number, state in enumerate(random_states):
+        state.assign(np.array([seed, number], state.dtype))
+
+
+def _class_weights(dataset: Dataset, settings: TrainingSettings) -> np.ndarray | None:
+    """Weights that give every class the same say and an average image the weight 1."""
+    if not settings.class_weights:
+        return None
+    counts = _class_counts(dataset)
+    return (counts.sum() / (len(counts) * counts)).astype(np.float32)
+
+
+def _class_counts(dataset: Dataset) -> np.ndarray:
+    return np.bincount(dataset.labels[dataset.split["train"]], minlength=len(dataset.class_names))
+
+
+def _all_gpus() -> tf.distribute.Strategy:
+    many = len(tf.config.list_logical_devices("GPU")) > 1
+    return tf.distribute.MirroredStrategy() if many else tf.distribute.get_strategy()
+
+
+def _check(model, dataset: Dataset, settings: TrainingSettings, baseline) -> None:
+    """Raises KitError where this training cannot work or would mislead."""
+    empty = [name for name, n in zip(dataset.class_names, _class_counts(dataset), strict=True) if n == 0]
+    if empty:
+        raise KitError(f"data '{dataset.name}': no training image of class {', '.join(map(repr, empty))}")
+    images = len(dataset.split["train"])
+    if settings.batch_size > images:
+        raise KitError(f"batch_size {settings.batch_size} is larger than the {images} training images of "
+                       f"'{dataset.name}': choose {images} or less")
+    if model.input_shape[1:] != dataset.images.shape[1:]:
+        raise KitError(f"the model takes images of {model.input_shape[1:]}, "
+                       f"data '{dataset.name}' has {dataset.images.shape[1:]}")
+    if model.output_shape[-1] != len(dataset.class_names):
+        raise KitError(f"the model knows {model.output_shape[-1]} classes, "
+                       f"data '{dataset.name}' has {len(dataset.class_names)}")
+    if settings.method == "static" and baseline is None:
+        raise KitError("method static makes its images on a baseline: train that first and pass it")
+    validated = len(dataset.split.get("validation", ())) > 0
+    needs = settings.keep == "best" or (settings.patience and settings.keep == "last")
+    if needs and not validated:
+        raise KitError(f"keep: best and patience judge by validation images, and '{dataset.name}' has none: "
+                       "give the split a validation part, or keep the last epoch")
+    check = settings.robust_check
+    if check and not len(dataset.split.get(check.part, ())):
+        raise KitError(f"robust_check: data '{dataset.name}' has no {check.part} images")

@@ -1,0 +1,495 @@
+"""Training methods, their arithmetic, their data, and what they refuse."""
+from __future__ import annotations
+
+import errno
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kitlib import attacks, models
+from kitlib.data import Dataset
+from kitlib.settings import KitError
+from kitlib.training import TrainingSettings, loop, train, training_for
+from kitlib.training.batches import Examples, augment, training_batches
+from kitlib.training.optimizers import FusedAdam, schedule_for
+from kitlib.training.precision import cpu_flags, fast_bfloat16, twin
+from kitlib.training.settings import Augmentation
+from kitlib.training.steps import Free, Mixed, SharedFGSM, Trades, kl_divergence
+
+SHAPE = (8, 8, 3)
+FGSM = {"name": "fgsm", "eps": "8/255"}
+PGD = {"name": "pgd", "eps": "8/255", "step": "2/255", "steps": 3}
+
+
+def toy_data(train=96, validation=30, classes=3, seed=0) -> Dataset:
+    """Noise with one channel brighter: easy, and not learnt at once."""
+    generator = np.random.default_rng(seed)
+    count = train + validation
+    labels = (np.arange(count) % classes).astype(np.int32)
+    images = generator.integers(0, 120, (count, *SHAPE)).astype(np.uint8)
+    images[np.arange(count), ..., labels % 3] += 40
+    split = {"train": np.arange(train), "validation": np.arange(train, count), "test": np.arange(train, count)}
+    return Dataset("toy", images, labels, tuple("abcdefgh"[:classes]), split, "made up for a test")
+
+
+def network(dropout=0.0, batch_norm=False, classes=3, seed=1) -> keras.Model:
+    keras.utils.set_random_seed(seed)
+    pixels = keras.Input(SHAPE, name="pixels")
+    x = models.Normalisation().layer()(pixels)
+    x = keras.layers.Conv2D(4, 3, strides=2, activation="relu")(x)
+    x = keras.layers.BatchNormalization(momentum=0.9)(x) if batch_norm else x
+    x = keras.layers.Dropout(dropout)(x) if dropout else x
+    x = keras.layers.Dense(8, activation="relu")(keras.layers.Flatten()(x))
+    return keras.Model(pixels, keras.layers.Dense(classes, name="logits")(x))
+
+
+def settings(**values) -> TrainingSettings:
+    return TrainingSettings.read({"epochs": 2, "batch_size": 16, "learning_rate": 0.01, **values}, "a test")
+
+
+def compiled(chosen: TrainingSettings, net: keras.Model, **named):
+    training = training_for(chosen, net, **named)
+    training.compile(optimizer=FusedAdam(1e-3), jit_compile=False)
+    training.optimizer.build(net.trainable_variables)
+    return training
+
+
+def a_batch(count=16):
+    data = toy_data()
+    return tf.constant(data.pixels("train")[:count]), tf.constant(data.labels_of("train")[:count])
+
+
+def assert_close(some, others, tolerance=1e-6):
+    for one, other in zip(some, others, strict=True):
+        np.testing.assert_allclose(one, other, atol=tolerance, rtol=1e-4)
+
+
+# ---- every method trains
+
+METHODS = [
+    {"method": "plain"},
+    {"method": "plain", "optimizer": "sgd", "weight_decay": 1e-4, "schedule": "one_cycle", "class_weights": True},
+    {"method": "fgsm"},
+    {"method": "fgsm", "attacks": [{**FGSM, "labels": "predicted"}]},
+    {"method": "fgsm", "attacks": [{"name": "paper_a_fgsm", "eps": 0.5}], "clean_share": 0.25},
+    {"method": "fgsm", "clean_share": 0.0},
+    {"method": "fgsm", "attack_mode": "inference"},
+    {"method": "mixed", "attacks": [FGSM, PGD, {"name": "cw_l2", "steps": 3, "search_steps": 1}]},
+    {"method": "mixed", "attacks": [{"name": "paper_b_fgsm"}, {"name": "paper_b_cw", "steps": 2}],
+     "attack_mode": "training", "inference_mode_after": 1},
+    {"method": "static", "attacks": [FGSM]},
+    {"method": "fgsm_rs", "augmentation": {"flip": True, "rotation": 10, "shift": 1}},
+    {"method": "free", "replays": 2},
+    {"method": "pgd", "attacks": [PGD]},
+    {"method": "trades", "attacks": [PGD]},
+]
+
+
+@pytest.mark.parametrize("values", METHODS, ids=lambda values: "-".join(map(str, values.values()))[:60])
+def test_method_trains_and_learns(values, tmp_path):
+    net = network(dropout=0.1, batch_norm=True)
+    before = net.get_weights()
+    history = train(net, toy_data(), settings(**values), tmp_path, baseline=network(), progress=False)
+    assert history["epoch"] == [1, 2] and history["kept"] == [False, True]
+    assert all(map(math.isfinite, history["loss"])) and history["loss"][1] < history["loss"][0]
+    assert any((old != new).any() for old, new in zip(before, net.get_weights(), strict=True))
+
+
+def test_plain_training_solves_the_toy_and_reports_it(tmp_path, capsys):
+    net, data = network(), toy_data()
+    history = train(net, data, settings(epochs=6), tmp_path)
+    assert history["val_accuracy"][-1] > 0.9
+    judged = (models.predict_logits(net, data.pixels("validation")).argmax(1) == data.labels_of("validation")).mean()
+    assert judged == pytest.approx(history["val_accuracy"][-1], abs=1e-6)
+    assert "epoch 6/6: loss" in capsys.readouterr().out
+
+
+# ---- what the steps compute
+
+def reference_gradients(net, parts):
+    """Gradients of sum(share * mean cross-entropy) over (share, images, labels), pass by pass."""
+    with tf.GradientTape() as tape:
+        loss = sum(
+            share * tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, net(images)))
+            for share, images, labels in parts
+        )
+    return loss, tape.gradient(loss, net.trainable_variables)
+
+
+@pytest.mark.parametrize("attack", [
+    FGSM, {**FGSM, "labels": "predicted"}, {"name": "paper_a_fgsm", "eps": 0.5},
+], ids=["true", "predicted", "paper_a"])
+def test_the_shared_backward_pass_gives_what_separate_passes_give(attack):
+    net, (images, labels) = network(), a_batch()
+    training = compiled(settings(method="fgsm", attacks=[attack], clean_share=0.3), net)
+    assert isinstance(training, SharedFGSM)
+    loss, gradients = training.loss_and_gradients(images, labels)
+    adversarial = attacks.read(attack).perturb(net, images, labels)
+    expected_loss, expected = reference_gradients(net, [(0.3, images, labels), (0.7, adversarial, labels)])
+    assert_close([loss, *gradients], [expected_loss, *expected])
+
+
+def test_mixed_is_the_weighted_mean_over_clean_and_attacked_images():
+    net, (images, labels) = network(), a_batch()
+    chosen = settings(method="mixed", attacks=[FGSM, {**PGD, "random_start": False}])
+    training = compiled(chosen, net)
+    assert isinstance(training, Mixed)
+    attacked = [attack.perturb(net, images, labels, seed=0) for attack in chosen.attacks]
+    expected = reference_gradients(net, [(1 / 3, part, labels) for part in [images, *attacked]])
+    loss, gradients = training.loss_and_gradients(images, labels)
+    assert_close([loss, *gradients], [expected[0], *expected[1]])
+
+
+def test_trades_is_clean_loss_plus_beta_times_divergence_inside_the_ball():
+    net, (images, labels) = network(), a_batch()
+    training = compiled(settings(method="trades", attacks=[PGD], beta=2.0), net)
+    assert isinstance(training, Trades)
+    adversarial = training._most_divergent(images)
+    assert float(tf.reduce_max(tf.abs(adversarial - images))) <= 8 / 255 + 1e-6
+    found = tf.reduce_mean(kl_divergence(net(images), net(adversarial)))
+    noise = images + tf.random.stateless_uniform(images.shape, (1, 2), -8 / 255, 8 / 255)
+    assert found > 2 * tf.reduce_mean(kl_divergence(net(images), net(noise)))
+    loss, _ = training.loss_and_gradients(images, labels)
+    clean, _ = reference_gradients(net, [(1.0, images, labels)])
+    assert float(loss) == pytest.approx(float(clean + 2.0 * found), rel=1e-5)
+
+
+def test_kl_divergence_is_keras_s():
+    logits = tf.random.stateless_normal((2, 5, 4), (0, 1))
+    expected = keras.losses.kl_divergence(tf.nn.softmax(logits[0]), tf.nn.softmax(logits[1]))
+    np.testing.assert_allclose(kl_divergence(logits[0], logits[1]), expected, atol=1e-5)
+
+
+def test_free_replays_each_batch_and_carries_the_perturbation_over():
+    net = network()
+    training = compiled(settings(method="free", replays=3, eps="4/255"), net)
+    assert isinstance(training, Free)
+    training.train_step(a_batch())
+    first = training.perturbation.numpy()
+    assert int(training.optimizer.iterations) == 3
+    assert np.isin(np.round(np.abs(first) * 255 / 4, 3), [0, 1]).all() and np.abs(first).max() > 0
+    training.train_step(a_batch())
+    assert np.abs(training.perturbation).max() <= 4 / 255 + 1e-7
+
+
+def test_fgsm_rs_steps_five_quarters_of_eps_from_a_random_start():
+    attack = settings(method="fgsm_rs", eps="8/255").training_attacks()[0]
+    assert (attack.steps, attack.random_start, attack.keep) == (1, True, "last")
+    assert attack.step == pytest.approx(10 / 255) and attack.eps == pytest.approx(8 / 255)
+
+
+def test_random_starts_differ_from_step_to_step_and_repeat_with_the_seed():
+    def seeds(seed, steps):
+        training = compiled(settings(method="pgd"), network(), seed=seed)
+        training.optimizer.iterations.assign(steps)
+        return [tuple(each.numpy()) for each in training.step_seeds(2)]
+
+    assert len({*seeds(1, 0), *seeds(1, 1), *seeds(2, 0)}) == 6
+    assert seeds(1, 5) == seeds(1, 5)
+
+
+def test_class_weights_make_every_class_count_the_same(tmp_path):
+    data = toy_data()
+    data.split["train"] = np.concatenate([np.flatnonzero(data.labels == 0)[:30], np.flatnonzero(data.labels > 0)[:18]])
+    weights = loop._class_weights(data, settings(class_weights=True))
+    counts = np.bincount(data.labels[data.split["train"]])
+    assert np.allclose(weights * counts, counts.sum() / 3)
+    net, (images, labels) = network(), a_batch()
+    training = compiled(settings(class_weights=True), net, class_weights=weights)
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, net(images)).numpy()
+    assert float(training.mean_loss(net(images), labels)) == pytest.approx((losses * weights[labels]).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("mode, moves", [("training", True), ("inference", False)])
+def test_attacks_see_batch_norm_as_in_training_only_where_asked(mode, moves):
+    net = network(batch_norm=True)
+    training = compiled(settings(method="pgd", attacks=[PGD], attack_mode=mode), net)
+    mean = net.layers[3].moving_mean
+    before = mean.numpy()
+    attacks.read(PGD).perturb(net, *a_batch(), seed=1, training=training.attack_in_training_mode())
+    assert (mean.numpy() != before).any() == moves
+
+
+def test_inference_mode_after_keeps_the_moving_statistics(tmp_path):
+    means = []
+    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: means.append(net.layers[3].moving_mean.numpy()))
+    net = network(batch_norm=True)
+    train(net, toy_data(), settings(epochs=3, inference_mode_after=2), tmp_path, progress=False, callbacks=[watch])
+    assert (means[0] != means[1]).any() and (means[1] == means[2]).all()
+
+
+# ---- static: made once, on the baseline
+
+def test_static_makes_its_images_once_on_the_baseline(tmp_path, monkeypatch):
+    calls, run = [], attacks.run
+    monkeypatch.setattr(attacks, "run", lambda attack, model, *rest, **named: (
+        calls.append(model), run(attack, model, *rest, **named))[1])
+    baseline, chosen = network(seed=5), settings(method="static", attacks=[FGSM])
+    train(network(), toy_data(), chosen, tmp_path, baseline=baseline, progress=False)
+    assert calls == [baseline]
+    assert [path.name for path in tmp_path.iterdir() if path.suffix in (".npz", ".npy")] == ["checkpoint.npz"]
+
+
+def test_static_needs_a_baseline(tmp_path):
+    with pytest.raises(KitError, match="baseline"):
+        train(network(), toy_data(), settings(method="static", attacks=[FGSM]), tmp_path)
+
+
+# ---- batches and augmentation
+
+def test_examples_put_variants_behind_the_clean_images():
+    data = toy_data()
+    variant = np.full((96, *SHAPE), 0.25, np.float32)
+    pixels, labels = Examples(data.images, data.labels, data.split["train"], [variant]).read(np.array([3, 99]))
+    np.testing.assert_allclose(pixels[0], data.pixels("train")[3], atol=1e-7)
+    assert (pixels[1] == 0.25).all() and labels[0] == labels[1] == data.labels[3]
+
+
+def test_batches_depend_on_seed_and_epoch_alone():
+    data = toy_data()
+    examples = Examples(data.images, data.labels, data.split["train"])
+
+    def batches(seed, first_epoch, count):
+        stream = training_batches(examples, 40, Augmentation(flip=True, rotation=20), seed, first_epoch)
+        return [pixels.numpy() for pixels, _ in stream.take(count)]
+
+    four = batches(7, 0, 4)  # two batches an epoch
+    assert all((one == other).all() for one, other in zip(four[2:], batches(7, 1, 2), strict=True))
+    assert all((one != other).any() for one, other in zip(four, batches(8, 0, 4), strict=True))
+    assert (four[0] != four[2]).any()
+
+
+def test_an_epoch_shows_each_image_at_most_once_with_its_label():
+    data = toy_data()
+    stream = training_batches(Examples(data.images, data.labels, data.split["train"]), 40, Augmentation(), 0)
+    shown = [(image.numpy().tobytes(), int(label)) for pixels, labels in stream.take(2)
+             for image, label in zip(pixels, labels, strict=True)]
+    known = {image.tobytes(): int(label) for image, label in zip(data.pixels("train"), data.labels, strict=False)}
+    assert len(set(shown)) == 80 and all(known[image] == label for image, label in shown)
+
+
+def test_flips_mirror_about_half_of_the_images():
+    images = tf.random.stateless_uniform((400, *SHAPE), (1, 2))
+    changed = augment(images, Augmentation(flip=True), tf.constant([3, 4]))
+    same = np.array([(one == other).numpy().all() for one, other in zip(images, changed, strict=True)])
+    mirrored = np.array([(one[:, ::-1] == other).numpy().all() for one, other in zip(images, changed, strict=True)])
+    assert (same ^ mirrored).all() and 150 < same.sum() < 250
+
+
+def test_rotation_turns_about_the_centre(monkeypatch):
+    monkeypatch.setattr(tf.random, "stateless_uniform", lambda shape, *rest: tf.ones(shape))
+    images = tf.constant(toy_data().pixels("train")[:5])
+    turned = augment(images, Augmentation(rotation=90), tf.constant([0, 0])).numpy()
+    np.testing.assert_allclose(turned, np.rot90(images, k=1, axes=(1, 2)), atol=1e-4)
+
+
+def test_shift_moves_whole_pixels_and_reflects_the_border(monkeypatch):
+    monkeypatch.setattr(tf.random, "stateless_uniform", lambda shape, *rest: tf.ones(shape))
+    images = toy_data().pixels("train")[:5]
+    moved = augment(tf.constant(images), Augmentation(shift=1), tf.constant([0, 0])).numpy()
+    expected = np.pad(images, ((0, 0), (0, 1), (0, 1), (0, 0)), mode="symmetric")[:, 1:, 1:]
+    np.testing.assert_allclose(moved, expected, atol=1e-6)
+
+
+def test_augmented_images_stay_pixels():
+    images = tf.random.stateless_uniform((20, *SHAPE), (1, 2))
+    changed = augment(images, Augmentation(flip=True, rotation=30, shift=2), tf.constant([3, 4])).numpy()
+    assert changed.min() >= 0 and changed.max() <= 1 and np.isfinite(changed).all()
+
+
+# ---- optimizer and schedules
+
+@pytest.mark.parametrize("decay", [None, 0.01])
+def test_fused_adam_is_keras_s_adam(decay):
+    def trained(kind):
+        variable = keras.Variable(np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3))
+        optimizer = kind(0.05, weight_decay=decay)
+        for step in range(5):
+            optimizer.apply([tf.constant(np.cos(np.arange(6) + step).reshape(2, 3), tf.float32)], [variable])
+        return variable.numpy()
+
+    np.testing.assert_allclose(trained(FusedAdam), trained(keras.optimizers.Adam), atol=1e-6)
+
+
+@pytest.mark.parametrize("name, expected", [
+    ("constant", [0.1, 0.1, 0.1, 0.1]),
+    ("cosine", [0.1, 0.1 * (1 + math.cos(0.4 * math.pi)) / 2, 0.1 * (1 + math.cos(0.6 * math.pi)) / 2, 0.0]),
+    ("one_cycle", [0.0, 0.1, 0.1 * 4 / 6, 0.0]),
+    ("steps", [0.1, 0.1, 0.01, 0.001]),
+])
+def test_schedules(name, expected):
+    schedule = schedule_for(settings(schedule=name, learning_rate=0.1), 100)
+    rates = [schedule if isinstance(schedule, float) else float(schedule(step)) for step in (0, 40, 60, 100)]
+    assert rates == pytest.approx(expected, abs=1e-6)
+
+
+# ---- precision
+
+@pytest.mark.parametrize("flags, gpus, fast", [
+    ({"avx2"}, [], False), ({"avx2", "avx512f"}, [], False), ({"amx_bf16", "amx_tile"}, [], True),
+    ({"avx512_bf16"}, [], True), (set(), [], False), ({"avx2"}, [(8, 0)], True), ({"avx2"}, [(9, 0), (8, 6)], True),
+    ({"amx_bf16"}, [(7, 5)], False), ({"avx2"}, [(9, 0), (7, 0)], False), ({"avx2"}, [(0, 0)], False),
+])
+def test_auto_precision_takes_bfloat16_only_where_it_is_fast(flags, gpus, fast):
+    assert fast_bfloat16(flags, gpus) == fast
+
+
+def test_cpu_flags_are_read_and_may_be_missing(tmp_path):
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nflags\t\t: fpu amx_bf16\nprocessor\t: 1\nflags\t\t: fpu amx_bf16\n")
+    assert cpu_flags(tmp_path / "cpuinfo") == {"fpu", "amx_bf16"}
+    assert cpu_flags(tmp_path / "none") == set()
+
+
+def test_bfloat16_training_leaves_a_float32_model_that_loads(tmp_path):
+    net, data = network(dropout=0.1, batch_norm=True), toy_data()
+    history = train(net, data, settings(precision="bfloat16", epochs=4), tmp_path, progress=False)
+    assert set(history["precision"]) == {"bfloat16"} and keras.mixed_precision.global_policy().name == "float32"
+    models.save(net, tmp_path / "model.keras")
+    loaded = models.load(tmp_path / "model.keras")
+    assert {layer.compute_dtype for layer in loaded.layers} == {"float32"}
+    logits = models.predict_logits(loaded, data.pixels("validation"))
+    np.testing.assert_array_equal(logits, models.predict_logits(net, data.pixels("validation")))
+    assert (logits.argmax(1) == data.labels_of("validation")).mean() > 0.8
+
+
+def test_twin_computes_in_bfloat16_but_answers_in_float32():
+    net, (images, _) = network(dropout=0.1, batch_norm=True), a_batch()
+    copy = twin(net, "bfloat16")
+    assert copy.layers[2].compute_dtype == "bfloat16" and copy.layers[2].variable_dtype == "float32"
+    logits = copy(images)
+    assert logits.dtype == tf.float32
+    assert 0 < np.abs(logits - net(images)).max() < 0.05
+
+
+# ---- which epoch is kept, when to stop, catastrophic overfitting
+
+def scripted_checks(monkeypatch, accuracies):
+    values = iter(accuracies)
+
+    class Result:
+        def __init__(self):
+            self.accuracy = next(values)
+
+    monkeypatch.setattr(attacks, "run", lambda *arguments, **named: Result())
+
+
+def test_best_epoch_s_weights_are_kept_and_patience_stops(tmp_path):
+    weights = []
+    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: weights.append(net.get_weights()))
+    net = network()
+    history = train(net, toy_data(), settings(epochs=30, keep="best", patience=2), tmp_path, progress=False,
+                    callbacks=[watch])
+    best = int(np.argmax(history["val_accuracy"]))
+    assert len(history["epoch"]) == best + 3 and history["kept"].index(True) == best
+    assert_close(net.get_weights(), weights[best], tolerance=0)
+
+
+def test_catastrophic_overfitting_is_flagged_and_stops_and_the_best_robust_epoch_is_kept(tmp_path, monkeypatch, capsys):
+    scripted_checks(monkeypatch, [0.3, 0.45, 0.26, 0.05, 0.5])
+    weights = []
+    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: weights.append(net.get_weights()))
+    net = network()
+    chosen = settings(epochs=5, keep="best_robust", robust_check={"stop": True, "images": 32})
+    history = train(net, toy_data(), chosen, tmp_path, callbacks=[watch])
+    assert history["robust_accuracy"] == [0.3, 0.45, 0.26, 0.05]
+    assert history["catastrophic_overfitting"] == [False, False, False, True]
+    assert history["kept"] == [False, True, False, False]
+    assert_close(net.get_weights(), weights[1], tolerance=0)
+    assert "catastrophic overfitting" in capsys.readouterr().out
+
+
+def test_robust_check_is_the_accuracy_under_pgd_on_the_same_training_images(tmp_path):
+    net, data = network(), toy_data()
+    chosen = settings(method="fgsm", robust_check={"images": 32, "attack": PGD})
+    history = train(net, data, chosen, tmp_path, progress=False)
+    expected = attacks.run(chosen.robust_check.attack, net, data.pixels("train")[:32], data.labels_of("train")[:32])
+    assert history["robust_accuracy"][-1] == pytest.approx(expected.accuracy)
+    assert history["catastrophic_overfitting"] == [False, False]
+
+
+# ---- refused
+
+@pytest.mark.parametrize("values, message", [
+    ({"method": "magic"}, "method"),
+    ({"epochs": 0}, "epochs"),
+    ({"epoch": 3}, "did you mean 'epochs'"),
+    ({"learning_rate": -1}, "learning_rate"),
+    ({"method": "plain", "attacks": [FGSM]}, "takes no attacks"),
+    ({"method": "pgd", "attacks": [PGD, FGSM]}, "one attack"),
+    ({"method": "mixed"}, "needs attacks"),
+    ({"method": "pgd", "clean_share": 0.5}, "clean_share"),
+    ({"method": "fgsm", "clean_share": 1.0}, "clean_share"),
+    ({"method": "trades", "attacks": [FGSM]}, "trades"),
+    ({"method": "fgsm", "attacks": [{**FGSM, "targeted": True}]}, "targeted"),
+    ({"method": "fgsm", "attacks": [{"name": "fgsn"}]}, "fgsm"),
+    ({"keep": "best_robust"}, "robust_check"),
+    ({"eps": -0.1}, "eps"),
+    ({"augmentation": {"rotation": 400}}, "rotation"),
+])
+def test_bad_settings_are_refused(values, message):
+    with pytest.raises(KitError, match=message):
+        settings(**values)
+
+
+def test_settings_survive_being_written_and_read():
+    chosen = settings(method="mixed", attacks=[FGSM, PGD], robust_check={"attack": PGD})
+    assert TrainingSettings.read(chosen.model_dump(mode="json"), "a record") == chosen
+
+
+def without(data: Dataset, part: str) -> Dataset:
+    data.split[part] = np.array([], int)
+    return data
+
+
+@pytest.mark.parametrize("data, net, values, message", [
+    (lambda: toy_data(train=12), network, {}, "batch_size 16 is larger than the 12 training images"),
+    (lambda: toy_data(train=2), network, {}, "no training image of class 'c'"),
+    (lambda: without(toy_data(), "validation"), network, {"keep": "best"}, "validation"),
+    (lambda: without(toy_data(), "validation"), network, {"patience": 1}, "validation"),
+    (lambda: without(toy_data(), "validation"), network, {"robust_check": {"part": "validation"}}, "robust_check"),
+    (toy_data, lambda: network(classes=4), {}, "4 classes"),
+    (toy_data, lambda: models.build(models.ModelSettings(name="deeper_cnn"), (16, 16, 3), 3), {}, r"\(16, 16, 3\)"),
+], ids=["batch", "class", "best", "patience", "check", "classes", "shape"])
+def test_impossible_trainings_are_refused_and_write_nothing(data, net, values, message, tmp_path):
+    with pytest.raises(KitError, match=message):
+        train(net(), data(), settings(**values), tmp_path / "new", progress=False)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_training_without_validation_images_works(tmp_path):
+    history = train(network(), without(toy_data(), "validation"), settings(), tmp_path, progress=False)
+    assert "val_accuracy" not in history and len(history["loss"]) == 2
+
+
+def test_divergence_stops_at_once_and_keeps_the_last_checkpoint(tmp_path):
+    steps = []
+    poison = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: epoch == 1 and net.layers[-1].bias.assign([math.nan] * 3),
+        on_train_batch_begin=lambda batch, logs: steps.append(batch),
+    )
+    net = network()
+    with pytest.raises(KitError, match=r"diverged.*epoch 2, step 1"):
+        train(net, toy_data(), settings(), tmp_path, progress=False, callbacks=[poison])
+    assert len(steps) == 6 + 1
+    history = train(net, toy_data(), settings(), tmp_path, progress=False)  # goes on from epoch 1, sound
+    assert len(history["loss"]) == 2 and all(map(math.isfinite, history["loss"]))
+
+
+def test_a_full_disk_is_said_clearly_and_the_last_checkpoint_stays(tmp_path, monkeypatch):
+    write, calls = np.savez, []
+
+    def full(file, **arrays):
+        calls.append(1)
+        if len(calls) == 2:
+            file.write(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(file, **arrays)
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(KitError, match="No space left on device.*free space"):
+        train(network(), toy_data(), settings(epochs=3), tmp_path, progress=False)
+    assert [path.name for path in tmp_path.glob("*.npz")] == ["checkpoint.npz"]
+    assert len(train(network(), toy_data(), settings(epochs=3), tmp_path, progress=False)["loss"]) == 3
