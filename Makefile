@@ -14,7 +14,7 @@ INSTALLED := $(HOME_OF_PACKAGES)/.kitlib-installed-$(EXTRAS)
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce test lab notebooks bench lock clean
+.PHONY: help install reproduce test lab publish notebooks bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,10 +34,13 @@ reproduce: $(INSTALLED) ## run notebooks 01-05 for EXPERIMENT (default: the two 
 	@$(BIN)/python -m kitlib reproduce $(EXPERIMENT) --profile $(PROFILE) --seed $(SEED) --cores $(CORES)
 
 test: $(INSTALLED) ## pytest over tests/ and nbval over notebooks/
-	$(BIN)/python -m pytest
+	KITLIB_RUNS=$$(mktemp -d) $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 tests notebooks
 
 lab: $(INSTALLED) ## JupyterLab, open on notebook 01
 	$(BIN)/jupyter lab notebooks/01_data_preparation.ipynb
+
+publish: $(INSTALLED) ## copy the results of EXPERIMENT to figures/ and into the README
+	@$(BIN)/python -m kitlib publish $(EXPERIMENT) --profile $(PROFILE) --seed $(SEED)
 
 notebooks: $(INSTALLED) ## run the notebooks and write their outputs into notebooks/
 	$(BIN)/python -m kitlib refresh

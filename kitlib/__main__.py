@@ -1,4 +1,4 @@
-"""The command line: `python -m kitlib reproduce | results | refresh`. Exit code 2 for a user's mistake."""
+"""The command line: `python -m kitlib reproduce | results | publish | refresh`. Exit code 2 for a user's mistake."""
 from __future__ import annotations
 
 import argparse
@@ -51,6 +51,19 @@ def _print_results(path: Path) -> None:
     print(results.paper_table(found).drop(columns="why").to_string(index=False))
 
 
+def publish(arguments) -> int:
+    """Copy the results of runs to figures/ and make the tables of the README from them."""
+    from kitlib import files, results, runs
+
+    figures, readme = REPOSITORY / "figures", REPOSITORY / "README.md"
+    for name in arguments.experiments:
+        run = runs.open_run(name, arguments.profile, arguments.seed)
+        run.need("results.json")
+        print(results.publish(run.folder, figures))
+    files.write_text(readme, results.fill_tables(readme.read_text(encoding="utf-8"), figures))
+    return 0
+
+
 def refresh(arguments) -> int:
     """Run the notebooks with their defaults and write their outputs back into notebooks/."""
     for notebook in sorted((REPOSITORY / "notebooks").glob("[0-9]*.ipynb")):
@@ -61,17 +74,23 @@ def refresh(arguments) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m kitlib", description="Reproduction kit for robust image classifiers")
+    parser = argparse.ArgumentParser(
+        prog="python -m kitlib", description="Reproduction kit for robust image classifiers")
     parser.add_argument("--traceback", action="store_true", help="show where an error was raised")
     commands = parser.add_subparsers(required=True, metavar="command")
-    for function, purpose in ((reproduce, "run notebooks 01-05 and print the tables"), (results, "print the tables")):
+    for function, purpose in (
+        (reproduce, "run notebooks 01-05 and print the tables"),
+        (results, "print the tables"),
+        (publish, "copy results to figures/ and into the README"),
+    ):
         command = commands.add_parser(function.__name__, help=purpose)
         command.add_argument("experiments", nargs="*", metavar="experiment", help=f"default: {' '.join(EMBEDDED)}")
         command.add_argument("--profile", default="demo")
         command.add_argument("--seed", type=int, default=0)
         command.set_defaults(function=function)
     commands.choices["reproduce"].add_argument("--cores", default="all")
-    commands.add_parser("refresh", help="regenerate the committed outputs of the notebooks").set_defaults(function=refresh)
+    committed = commands.add_parser("refresh", help="regenerate the committed outputs of the notebooks")
+    committed.set_defaults(function=refresh)
     return parser
 
 

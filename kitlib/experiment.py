@@ -66,11 +66,17 @@ class PaperFigure(Settings):
 
 
 class EvaluationSettings(Settings):
-    """How many test images are judged (None: all), how many adversarial images are kept for pictures
-    and transfer, and the epsilons of the sweep (pixels)."""
+    """How the models are judged.
+
+    images: test images judged (None: all). keep: adversarial images kept for pictures and transfer.
+    sweep: epsilons in pixels. shown: as-defined attacks whose images are shown. headline: the
+    as-defined attack that stands for the threat model in confusion matrices and first looks.
+    """
 
     images: int | None = pydantic.Field(default=None, ge=1)
     keep: int = pydantic.Field(default=200, ge=1)
+    shown: tuple[str, ...]
+    headline: str
     batch_size: int = pydantic.Field(default=128, ge=1)
     sweep: tuple[Epsilon, ...] = ()
 
@@ -88,11 +94,14 @@ class Experiment(Settings):
     baseline: TrainingSettings
     defended: TrainingSettings
     attacks: AttackSuite
-    evaluation: EvaluationSettings = EvaluationSettings()
+    evaluation: EvaluationSettings
     paper_figures: tuple[PaperFigure, ...] = ()
     choices: dict[str, str] = {}
 
     def model_post_init(self, _context: Any) -> None:
+        for name in (*self.evaluation.shown, self.evaluation.headline):
+            if name not in self.attacks.as_defined:
+                raise ValueError(f"evaluation names '{name}'{suggestion(name, self.attacks.as_defined)}")
         known = {"clean", "combined", "worst case", *self.attacks.all()}
         for figure in self.paper_figures:
             for name in (figure.attack, figure.as_defined, figure.control):

@@ -13,6 +13,8 @@ import numpy as np
 
 from kitlib.settings import KitError
 
+_FREE_SPACE = "free space or choose another folder"
+
 
 @contextlib.contextmanager
 def written_whole(path: Path):
@@ -26,7 +28,7 @@ def written_whole(path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     except OSError as error:
-        raise KitError(f"{path.parent} cannot be written ({error.strerror}): free space or choose another folder") from None
+        raise KitError(f"{path.parent} cannot be written ({error.strerror}): {_FREE_SPACE}") from None
     os.close(handle)
     aside = Path(aside)
     try:
@@ -37,7 +39,7 @@ def written_whole(path: Path):
     except OSError as error:
         if error.errno is None:
             raise
-        raise KitError(f"{path} could not be written ({error.strerror}): free space or choose another folder") from error
+        raise KitError(f"{path} could not be written ({error.strerror}): {_FREE_SPACE}") from error
     finally:
         aside.unlink(missing_ok=True)
 

@@ -124,7 +124,8 @@ def _application(inputs, constructor: Callable, bgr: bool, weights: str | None =
         if weights and not from_imagenet:
             network.load_weights(weights)
     except (OSError, ValueError) as error:
-        raise KitError(f"{constructor.__name__} with weights {weights!r} could not be made: {_first_line(error)}") from None
+        what = f"{constructor.__name__} with weights {weights!r}"
+        raise KitError(f"{what} could not be made: {_first_line(error)}") from None
     if from_imagenet and bgr:
         _turn_first_kernel(network)
     for layer in network.layers:

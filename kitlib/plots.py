@@ -15,7 +15,9 @@ from kitlib.settings import format_epsilon
 COLOURS = dict(zip(("baseline", "defended", "paper", "chance", "published"),
                    [sns.color_palette("colorblind")[i] for i in (3, 0, 2, 7, 1)], strict=True))
 sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
-plt.rcParams.update({"figure.dpi": 80, "savefig.dpi": 160, "axes.titlesize": 11, "figure.constrained_layout.use": True})
+plt.rcParams.update({
+    "figure.dpi": 80, "savefig.dpi": 160, "axes.titlesize": 11, "figure.constrained_layout.use": True,
+})
 
 
 def keep(figure: Figure, path: Path, synthetic: bool = False) -> Figure:
@@ -24,7 +26,7 @@ def keep(figure: Figure, path: Path, synthetic: bool = False) -> Figure:
     Returns the figure, closed, so that a notebook cell that ends with this call shows it once.
     """
     if synthetic:
-        figure.suptitle(((figure._suptitle.get_text() + "  ") if figure._suptitle else "") + "[synthetic data]", fontsize=11)
+        figure.suptitle(f"{figure.get_suptitle()}  [synthetic data]".strip(), fontsize=11)
     with written_whole(path) as aside:
         figure.savefig(aside)
     plt.close(figure)
@@ -99,7 +101,9 @@ def _curves(axes, epochs, history: dict, names: dict[str, str]) -> None:
             axes.plot(epochs, history[key], marker="o", ms=3, label=label)
 
 
-def attack_grid(images, attacked: dict[str, np.ndarray], titles: dict[str, list[str]], right: dict[str, list[bool]]) -> Figure:
+def attack_grid(
+    images, attacked: dict[str, np.ndarray], titles: dict[str, list[str]], right: dict[str, list[bool]],
+) -> Figure:
     """Clean images and, for each attack, the adversarial image over its perturbation.
 
     images: n x H x W x C pixels; attacked: n images an attack; titles and right: for "clean" and
@@ -135,7 +139,8 @@ def epsilon_curve(curves: dict[str, list], epsilons, chance: float, colours=None
         axes.plot(255 * np.asarray(epsilons), values, marker="o", ms=4, label=label, color=colour)
         axes.fill_between(255 * np.asarray(epsilons), low, high, alpha=0.15, color=colour)
     axes.axhline(chance, ls=":", color=COLOURS["chance"], label="chance")
-    axes.set(xlabel="epsilon, n/255 of the pixel range", ylabel="accuracy", ylim=(0, 1.02), title="Accuracy against epsilon")
+    axes.set(xlabel="epsilon, n/255 of the pixel range", ylabel="accuracy", ylim=(0, 1.02),
+             title="Accuracy against epsilon")
     axes.legend(fontsize=8)
     return figure
 
@@ -151,8 +156,8 @@ def confusion_matrices(matrices: dict[str, np.ndarray], class_names) -> Figure:
     for axes, (title, matrix) in zip(grid.flat, matrices.items(), strict=False):
         matrix = np.asarray(matrix)
         rates = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-        sns.heatmap(rates, annot=_counts_and_rates(matrix, rates), fmt="", vmin=0, vmax=1, cmap="cividis", cbar=False, square=True,
-                    xticklabels=class_names, yticklabels=class_names, ax=axes, annot_kws={"fontsize": 7})
+        sns.heatmap(rates, annot=_counts_and_rates(matrix, rates), fmt="", vmin=0, vmax=1, cmap="cividis", cbar=False,
+                    square=True, xticklabels=class_names, yticklabels=class_names, ax=axes, annot_kws={"fontsize": 7})
         axes.set(title=title, xlabel="predicted", ylabel="true")
         axes.tick_params(labelsize=8)
     return figure
@@ -183,18 +188,4 @@ def accuracy_bars(accuracies: dict[str, dict[str, object]], chance: float) -> Fi
     axes.set(xticks=np.arange(len(attacks)), ylabel="accuracy, %", ylim=(0, 112), title="Accuracy with 95 % intervals")
     axes.set_xticklabels(attacks, rotation=25, ha="right", fontsize=8)
     axes.legend(fontsize=8, ncols=3, loc="upper right")
-    return figure
-
-
-def probability_bars(image, probabilities: dict[str, np.ndarray], class_names, true: int) -> Figure:
-    """An image beside the class probabilities that each named model or input gives it."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(7.5, 2.6), width_ratios=(1, 2))
-    picture(left, image, f"true: {class_names[true]}")
-    positions = np.arange(len(class_names))
-    for number, (label, values) in enumerate(probabilities.items()):
-        right.bar(positions + 0.8 / len(probabilities) * (number - (len(probabilities) - 1) / 2), values,
-                  0.8 / len(probabilities), label=label)
-    right.set(xticks=positions, ylim=(0, 1.05), ylabel="probability")
-    right.set_xticklabels(class_names, rotation=30 if len(positions) > 5 else 0, fontsize=8)
-    right.legend(fontsize=8)
     return figure

@@ -1,6 +1,8 @@
 """results.json: its schema, the verdicts on a paper's figures, and the tables made from it."""
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +11,7 @@ import pandas as pd
 from kitlib.data import Dataset
 from kitlib.evaluation import Evaluation, confusion, recalls
 from kitlib.experiment import Experiment, PaperFigure
-from kitlib.files import read_json, write_json, write_text
+from kitlib.files import read_json, write_json, write_text, written_whole
 from kitlib.runs import Run, environment
 from kitlib.settings import Settings
 
@@ -232,3 +234,31 @@ def heading(results: Results) -> str:
     name = results.experiment["name"]
     return f"{name} ({mark}profile {results.profile}, seed {results.seed}): {results.experiment['title']}"
 
+
+
+def publish(run_folder: Path, figures: Path) -> Path:
+    """Copy a run's record, tables and pictures to figures/<experiment>; returns that folder.
+
+    Only the executed result is copied: no data and no models.
+    """
+    found = read(run_folder / "results.json")
+    target = figures / found.experiment["name"]
+    write(found, target)
+    for picture in sorted((run_folder / "figures").glob("*.png")):
+        with written_whole(target / picture.name) as aside:
+            shutil.copyfile(picture, aside)
+    return target
+
+
+def fill_tables(text: str, figures: Path) -> str:
+    """`text` with each part between '<!-- results: NAME -->' and '<!-- end -->' made anew.
+
+    NAME is an experiment with a record in `figures`; the part becomes its heading and tables.
+    Raises KitError where a record is missing.
+    """
+    def made(match: re.Match) -> str:
+        found = read(figures / match["name"] / "results.json")
+        tables = as_markdown(accuracy_table(found)) + "\n" + as_markdown(paper_table(found))
+        return f"<!-- results: {match['name']} -->\n**{heading(found)}**\n\n{tables}<!-- end -->"
+
+    return re.sub(r"<!-- results: (?P<name>\w+) -->.*?<!-- end -->", made, text, flags=re.DOTALL)

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import difflib
-from fractions import Fraction
 from typing import Annotated, Any
 
 import pydantic
@@ -88,7 +87,7 @@ def parse_epsilon(value: Any) -> float:
 def _fraction(text: str) -> float:
     """'8/255', '127.5/255' or '0.03' as a float."""
     above, _, below = text.partition("/")
-    return float(Fraction(above.strip()) / Fraction(below.strip() or "1"))
+    return float(above) / float(below or "1")
 
 
 Epsilon = Annotated[float, pydantic.BeforeValidator(parse_epsilon)]

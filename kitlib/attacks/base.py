@@ -27,10 +27,6 @@ Restarts = Annotated[int, pydantic.Field(ge=1, le=1_000)]
 Positive = Annotated[float, pydantic.Field(gt=0)]
 NotNegative = Annotated[float, pydantic.Field(ge=0)]
 
-# CleverHans wraps its gradient in a tf.function of its own, whose cache would hold every model's graph
-# for ever and whose inner tensors cannot be had; its plain Python function joins the kit's graph instead.
-input_gradient = compute_gradient.python_function
-
 UNKNOWN = -1      # a label that the first forward pass on the clean image will fill in
 
 
@@ -234,6 +230,16 @@ class InBall(Attack):
 
         direction = input_gradient(call, loss_fn, at, state["labels"], self.targeted)
         return direction, seen["logits"], self.resolve(state, seen["logits"])
+
+
+def input_gradient(call: Call, loss_fn: Callable, at: tf.Tensor, labels: tf.Tensor, targeted: bool) -> tf.Tensor:
+    """CleverHans's gradient of the loss (negated where targeted) with respect to the pixels; zero if there is none.
+
+    CleverHans wraps it in a tf.function of its own, whose cache would hold every model's graph for ever
+    and whose inner tensors cannot be had; its plain Python function joins the kit's graph instead.
+    """
+    gradient = compute_gradient.python_function(call, loss_fn, at, labels, targeted)
+    return tf.zeros_like(at) if gradient is None else gradient
 
 
 def _in_unit_l2_ball(state: State, seed) -> tf.Tensor:

@@ -43,7 +43,7 @@ class AttackResult:
     @property
     def accuracy(self) -> float:
         """Share of images that resisted."""
-        return float(1 - self.fooled.mean())
+        return float((~self.fooled).mean())
 
     def summary(self) -> dict:
         """The numbers for a record; distances are means over the images where the attack met its aim."""

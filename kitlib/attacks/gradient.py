@@ -273,7 +273,7 @@ def checkpoints(steps: int) -> list[int]:
     """For each step the number of steps since the last checkpoint where it is one, else 0 (section 3.2)."""
     places, shares = [0], [0.0, 0.22]
     while shares[-1] <= 1:
-        places.append(math.ceil(shares[-1] * steps))
+        places.append(math.ceil(shares[-1] * steps - 1e-9))      # 1e-9: 0.57 * 100 is a little over 57
         shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
     windows = [0] * steps
     for before, place in zip(places, places[1:], strict=False):

@@ -224,7 +224,7 @@ class DeepFool(Attack):
             rivals = tf.math.top_k(others, min(self.candidates, logits.shape[-1]) - 1).values
             label = tf.gather(logits, labels, batch_dims=1)
             gaps = [rival - label for rival in tf.unstack(rivals, axis=1)]
-        return logits, gaps, [tape.gradient(gap, at) for gap in gaps]
+        return logits, gaps, [tape.gradient(gap, at, unconnected_gradients="zero") for gap in gaps]
 
     def _to_nearest_boundary(self, gaps, slopes) -> tf.Tensor:
         sizes = [_dual_norm(slope, self.norm) for slope in slopes]

@@ -16,7 +16,7 @@ from kitlib.data.splits import stratified
 from kitlib.settings import KitError, choose
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
     """Pictures with labels, shared out to train, validation and test.
 
@@ -26,7 +26,7 @@ class Dataset:
     images that must not be torn apart (slices of a patient), where they are known or were found.
     files, digests: name and sha256 of each image's file, where images are files.
     facts: what was found in the source before limits were applied (`whole`: images by class;
-    `official`: do the contents equal the published ones; `digest`: what that was judged by).
+    `as_expected`: are the contents the known ones; `digest`: what that was judged by, whatever the order).
     """
 
     name: str

@@ -30,25 +30,25 @@ def _patient(label: int, size: int, rng: np.random.Generator) -> list[np.ndarray
 
 def _anatomy(rng) -> dict:
     """One person. Lengths are in units of half the picture's width, the origin is its centre."""
-    lungs = [dict(x=side * rng.uniform(0.38, 0.44), y=rng.uniform(-0.06, 0.04), a=rng.uniform(0.25, 0.31),
-                  b=rng.uniform(0.40, 0.50), tilt=side * rng.uniform(0.05, 0.25)) for side in (-1, 1)]
-    vessels = [dict(lung=rng.integers(2), distance=rng.uniform(0.05, 0.88) ** 0.7, angle=rng.uniform(0, 2 * np.pi),
-                    radius=rng.uniform(0.010, 0.026), length=rng.choice([1.0, rng.uniform(1.5, 4.0)]),
-                    turn=rng.uniform(0, np.pi), drift=rng.normal(0, 0.10, 2)) for _ in range(rng.integers(8, 18))]
-    return dict(a=rng.uniform(0.84, 0.95), b=rng.uniform(0.66, 0.78), fat=rng.uniform(0.03, 0.09), lungs=lungs,
-                vessels=vessels, heart=rng.uniform(0.16, 0.24), shift=rng.normal(0, 0.03, 2),
-                bright=rng.normal(1, 0.05), noise=rng.uniform(0.025, 0.055), ribs=rng.uniform(0, 1))
+    lungs = [{"x": side * rng.uniform(0.38, 0.44), "y": rng.uniform(-0.06, 0.04), "a": rng.uniform(0.25, 0.31),
+             "b": rng.uniform(0.40, 0.50), "tilt": side * rng.uniform(0.05, 0.25)} for side in (-1, 1)]
+    vessels = [{"lung": rng.integers(2), "distance": rng.uniform(0.05, 0.88) ** 0.7, "angle": rng.uniform(0, 2 * np.pi),
+                "radius": rng.uniform(0.010, 0.026), "length": rng.choice([1.0, rng.uniform(1.5, 4.0)]),
+                "turn": rng.uniform(0, np.pi), "drift": rng.normal(0, 0.10, 2)} for _ in range(rng.integers(8, 18))]
+    return {"a": rng.uniform(0.84, 0.95), "b": rng.uniform(0.66, 0.78), "fat": rng.uniform(0.03, 0.09), "lungs": lungs,
+            "vessels": vessels, "heart": rng.uniform(0.16, 0.24), "shift": rng.normal(0, 0.03, 2),
+            "bright": rng.normal(1, 0.05), "noise": rng.uniform(0.025, 0.055), "ribs": rng.uniform(0, 1)}
 
 
 def _lesion(label: int, body: dict, rng) -> dict | None:
     """Nothing, a small smooth nodule, or a large mass with an irregular edge, somewhere in a lung."""
     if label == 0:
         return None
-    place = dict(lung=rng.integers(2), distance=rng.uniform(0.1, 0.72), angle=rng.uniform(0, 2 * np.pi))
+    place = {"lung": rng.integers(2), "distance": rng.uniform(0.1, 0.72), "angle": rng.uniform(0, 2 * np.pi)}
     if label == 1:
-        return place | dict(radius=rng.uniform(0.05, 0.11), grey=rng.uniform(0.54, 0.78), waves=np.zeros((0, 3)))
+        return place | {"radius": rng.uniform(0.05, 0.11), "grey": rng.uniform(0.54, 0.78), "waves": np.zeros((0, 3))}
     waves = [(k, rng.uniform(0.05, 0.25) / k**0.5, rng.uniform(0, 2 * np.pi)) for k in range(2, 9)]
-    return place | dict(radius=rng.uniform(0.12, 0.25), grey=rng.uniform(0.54, 0.76), waves=np.array(waves))
+    return place | {"radius": rng.uniform(0.12, 0.25), "grey": rng.uniform(0.54, 0.76), "waves": np.array(waves)}
 
 
 def _slice(body, lesion, height, size, rng) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Picture files of all kinds, from people one need not trust, to arrays."""
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -12,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from kitlib import files
 from kitlib.settings import KitError
@@ -71,19 +72,25 @@ def read_pictures(paths: list[Path], size: int, shorter_side: int, channels: int
     kept in the folder `cache` where that can be written, named by the state of the files and the settings.
     Raises KitError that names the files which cannot be read, and why.
     """
+    refuse_beyond_memory(len(paths), size, channels)
     kept = cache / f"{_state(paths, size, shorter_side, channels)}.npz" if cache else None
     if kept and kept.exists():
-        try:
+        with contextlib.suppress(KitError):  # a damaged copy is made anew
             return files.read_arrays(kept)
-        except KitError:
-            pass  # a damaged copy is made anew
     arrays = _decode_all(paths, size, shorter_side, channels)
     if kept:
-        try:
+        with contextlib.suppress(KitError):  # a folder that cannot be written only costs the time to decode again
             files.write_arrays(kept, **arrays)
-        except KitError:
-            pass  # a folder that cannot be written only costs the time to decode again
     return arrays
+
+
+def refuse_beyond_memory(count: int, size: int, channels: int) -> None:
+    """Raises KitError where so many images as uint8 would fill more than half of the machine's memory."""
+    needed = count * size**2 * channels
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory / 2:
+        raise KitError(f"{count:,} images of {size} x {size} x {channels} need {needed / 2**30:.1f} GiB, more "
+                       f"than half of this machine's {memory / 2**30:.1f}: choose a smaller size or fewer images")
 
 
 def _state(paths, size, shorter_side, channels) -> str:
@@ -107,6 +114,8 @@ def _decode_all(paths, size, shorter_side, channels):
             return _decode(path, size, shorter_side, channels)
         except Unreadable as reason:
             return str(reason)
+        except Exception as error:  # decoders raise anything on damaged files
+            return f"it is damaged or cut short ({error})"
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Pillow warns of (size, odd metadata) is checked here or harmless
@@ -128,8 +137,7 @@ def _refuse_unreadable(paths, decoded):
 
 def _decode(path, size, shorter_side, channels):
     data = _bytes_of(path)
-    picture = _open(data)
-    picture = ImageOps.exif_transpose(_eight_bits(picture))
+    picture = _eight_bits(ImageOps.exif_transpose(_open(data)))
     grey = picture.convert("L")
     image = np.asarray(_resize_and_crop(grey if channels == 1 else picture.convert("RGB"), size, shorter_side))
     thumbnail = np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
@@ -151,18 +159,14 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def _open(data: bytes) -> Image.Image:
-    """The decoded picture; refuses what is too large before it is decoded."""
+    """The picture, not yet decoded; refuses what would be too large then."""
     try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError:
         raise Unreadable(f"it has more than {MAX_PIXELS} pixels (a decompression bomb?)") from None
-    except Exception:  # decoders raise anything on damaged files
+    except UnidentifiedImageError:
         raise Unreadable(f"it is none of {', '.join(FORMATS)}, or its head is damaged") from None
     _refuse_odd_shapes(picture)
-    try:
-        picture.load()
-    except Exception as error:
-        raise Unreadable(f"it is damaged or cut short ({error})") from None
     return picture
 
 

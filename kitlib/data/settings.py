@@ -140,4 +140,4 @@ class DataSettings(Settings):
 def data_folder() -> Path:
     """The folder of the data sets: KITLIB_DATA, or `data/` in the repository."""
     named = os.environ.get("KITLIB_DATA")
-    return Path(named).expanduser() if named else Path(__file__).resolve().parents[2] / "data"
+    return Path(os.path.abspath(os.path.expanduser(named))) if named else Path(__file__).resolve().parents[2] / "data"

@@ -61,3 +61,65 @@ def find_groups(images: np.ndarray, labels: np.ndarray, neighbours: float = NEIG
     row, column = np.concatenate(pairs).T
     links = coo_array((np.ones(len(row)), (row, column)), shape=(len(labels), len(labels)))
     return connected_components(links, directed=False)[1].astype(np.int32)
+
+
+def neighbour_similarity(images: np.ndarray, labels: np.ndarray, lags=(1, 2, 3, 5, 10, 20, 40),
+                         random_pairs: int = 3000, seed: int = 0) -> dict[int, dict]:
+    """By class: `consecutive`, the correlation of each image with the next in file number (array); `by_lag`, the
+    mean correlation at each distance in file number; `random`, the mean over random pairs of the class. Images
+    must stand in the order of their file numbers within a class."""
+    vectors = unit_vectors(images)
+    rng = np.random.default_rng(seed)
+    found = {}
+    for label in np.unique(labels).tolist():
+        own = vectors[labels == label]
+        first, second = rng.integers(len(own), size=(2, random_pairs))
+        apart = first != second
+        found[label] = {
+            "consecutive": (own[:-1] * own[1:]).sum(1),
+            "by_lag": {lag: float((own[:-lag] * own[lag:]).sum(1).mean()) for lag in lags if lag < len(own)},
+            "random": float((own[first[apart]] * own[second[apart]]).sum(1).mean()),
+        }
+    return found
+
+
+def similarity_map(images: np.ndarray) -> np.ndarray:
+    """Correlation of every image with every other, N x N: those of one class in the order of their file numbers
+    show patients as bright squares along the diagonal."""
+    vectors = unit_vectors(images)
+    return vectors @ vectors.T
+
+
+def nearest_neighbour(images: np.ndarray, labels: np.ndarray, train: np.ndarray, test: np.ndarray,
+                      side: int = 128) -> dict:
+    """What a plain memory scores: each test image gets the label of the training image nearest to it in Euclidean
+    distance, on raw grey pixels at `side` x `side` (or smaller, where the images are).
+
+    `train`, `test`: indices. Returns `correct`, `count`, `accuracy`, and the `nearest` index for each test image.
+    """
+    grey = images.mean(-1) if images.shape[-1] > 1 else images[..., 0]
+    if grey.shape[1] > side:
+        grey = np.stack([np.asarray(Image.fromarray(one.astype(np.float32)).resize((side, side), Image.Resampling.BOX))
+                         for one in grey])
+    pixels = grey.reshape(len(grey), -1).astype(np.float32)
+    known, squares = pixels[train], (pixels[train] ** 2).sum(1)
+    nearest = np.concatenate([train[(squares - 2 * (pixels[rows] @ known.T)).argmin(1)]
+                              for rows in np.array_split(test, max(1, len(test) // ROWS))])
+    correct = int((labels[nearest] == labels[test]).sum())
+    return {"correct": correct, "count": len(test), "accuracy": correct / len(test), "nearest": nearest}
+
+
+def last_of_each_class(labels: np.ndarray, share: float = 0.15) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (train, test) where each class's last images by file number are held out: since the numbers run
+    roughly along patients, hardly any patient is in both."""
+    held = [members[len(members) - round(share * len(members)):]
+            for members in (np.flatnonzero(labels == label) for label in np.unique(labels))]
+    test = np.concatenate(held)
+    return np.setdiff1d(np.arange(len(labels)), test), test
+
+
+def across(pairs: np.ndarray, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Those of the pairs (P x 2, from `near_duplicates`) of which one lies in `train` and one in `test`."""
+    one_way = np.isin(pairs[:, 0], train) & np.isin(pairs[:, 1], test)
+    other_way = np.isin(pairs[:, 1], train) & np.isin(pairs[:, 0], test)
+    return pairs[one_way | other_way]

@@ -1,6 +1,7 @@
 """Reading each data set. `load` is the way in."""
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -13,7 +14,7 @@ import numpy as np
 from kitlib import files
 from kitlib.data import phantom, similarity, splits
 from kitlib.data.dataset import Dataset
-from kitlib.data.pictures import fit, list_pictures, printable, read_pictures
+from kitlib.data.pictures import fit, list_pictures, printable, read_pictures, refuse_beyond_memory
 from kitlib.data.settings import PARTS, DataSettings, data_folder
 from kitlib.settings import KitError
 
@@ -26,13 +27,14 @@ CIFAR10_RECORD = 1 + 32 * 32 * 3
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 CIFAR10_ARCHIVE_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
 # sha256 over the sorted sha256 of the records (label, then pixels channel-first), train and test apart.
-CIFAR10_DIGESTS = {"train": "", "test": ""}
+CIFAR10_DIGESTS = {"train": "55a61f79a40ece2ceda9fb5f9f7078f6ea2fc4952489cef56682bcf92cfcc260",
+                   "test": "325704b01eb92e1e2a6215ae6a916bb7db7de054af0c496be1c7be2e0fcfbf5f"}
 
 LUNG_CLASSES = {"benign": ("benign", "bengin"), "malignant": ("malignant",), "normal": ("normal",)}
 LUNG_FOLDERS = ("iq-othnccd", "iq_othnccd", "The IQ-OTHNCCD lung cancer dataset", "")
 LUNG_KAGGLE = "hamdallak/the-iqothnccd-lung-cancer-dataset"
 # sha256 over the sorted sha256 of the 1,097 JPEG files.
-LUNG_DIGEST = ""
+LUNG_DIGEST = "a9bbf6f4d6592d1ac710bc45be6ce142eaa7d080857247e4e17ae8c576e9bbca"
 
 PART_FOLDERS = {"train": ("train", "training"), "validation": ("validation", "validate", "valid", "val"),
                 "test": ("test", "testing")}
@@ -45,16 +47,21 @@ def load(settings: DataSettings, seed: int, folder: Path | None = None) -> Datas
     `phantom_ct` also what is drawn. Raises KitError where data are missing (it says where it looked), cannot be
     read, or cannot be split as asked.
     """
+    if seed < 0:
+        raise KitError(f"seed: must be zero or more (got {seed})")
     folder = Path(folder) if folder is not None else data_folder()
     whole = READERS[settings.name](settings, seed, folder)
     _refuse_too_few(whole)
-    parts = splits.split(whole.labels, settings.split, seed, whole.split, whole.groups)
+    parts = splits.split(whole.labels, settings.split, seed, whole.class_names, whole.split, whole.groups)
     rng = np.random.default_rng([seed, 1])
     for part, limit in settings.limits.model_dump().items():
+        if limit is not None and limit < len(whole.class_names):
+            raise KitError(f"limits: {limit} {part} images are too few for {len(whole.class_names)} classes")
         if limit is not None:
             parts[part] = splits.stratified(whole.labels, parts[part], limit, rng)
     facts = {"whole": {name: int((whole.labels == k).sum()) for k, name in enumerate(whole.class_names)}} | whole.facts
     data = dataclasses.replace(whole, split=parts, facts=facts).only_split()
+    refuse_beyond_memory(len(data.labels), settings.size, settings.channels)
     return dataclasses.replace(data, images=fit(data.images, settings.size, settings.channels))
 
 
@@ -78,23 +85,25 @@ def _digits(settings, seed, folder):
 
 
 def _phantom_ct(settings, seed, folder):
+    refuse_beyond_memory(settings.count, settings.size, channels=1)
     images, labels, patients = phantom.draw(settings.count, settings.size, seed)
-    return Dataset("phantom_ct", images, labels, phantom.CLASSES, {},
-                   f"{settings.count} synthetic CT-like slices of {len(np.unique(patients))} drawn patients (seed {seed})",
-                   synthetic=True, groups=patients)
+    source = f"{settings.count} synthetic CT-like slices of {patients[-1] + 1} drawn patients (seed {seed})"
+    return Dataset("phantom_ct", images, labels, phantom.CLASSES, {}, source, synthetic=True, groups=patients)
 
 
 def _cifar10(settings, seed, folder):
     records, found = _cifar10_records(settings, folder)
-    records, part_digests = zip(*[_in_order_of_digest(part) for part in (records[:50_000], records[50_000:])], strict=True)
-    official = part_digests == tuple(CIFAR10_DIGESTS.values())
-    records = np.concatenate(records)
+    train, train_digest = _in_order_of_digest(records[:50_000])
+    test, test_digest = _in_order_of_digest(records[50_000:])
+    digests = {"train": train_digest, "test": test_digest}
+    expected = digests == CIFAR10_DIGESTS
+    records = np.concatenate([train, test])
     images = np.ascontiguousarray(records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
     given = {"train": np.arange(50_000), "test": np.arange(50_000, 60_000)}
-    judged = "the official images by content" if official else "NOT the official images by content"
+    judged = "the contents are" if expected else "the contents are NOT"
     return Dataset("cifar10", images, records[:, 0].astype(np.int32), CIFAR10_CLASSES, given,
-                   f"CIFAR-10 (Krizhevsky 2009) from {printable(found)}; {judged}",
-                   facts={"official": official, "digest": part_digests[0]})
+                   f"CIFAR-10 (Krizhevsky 2009), 60,000 images in {printable(found)}; {judged} the official ones",
+                   facts={"as_expected": expected, "digest": digests})
 
 
 def _in_order_of_digest(records):
@@ -117,10 +126,8 @@ def _cifar10_records(settings, folder):
         return files.read_arrays(kept)["records"], kept
     archive = _cifar10_archive(settings, folder, looked)
     records = _cifar10_from_archive(archive)
-    try:
+    with contextlib.suppress(KitError):  # a folder that cannot be written only costs the time to read it again
         files.write_arrays(kept, records=records)
-    except KitError:
-        pass  # a folder that cannot be written only costs the time to read the archive again
     return records, archive
 
 
@@ -166,7 +173,8 @@ def _download_cifar10(folder: Path) -> Path:
 def _cifar10_from_archive(path: Path) -> np.ndarray:
     """Records of the official archive. Its members are pickles: their opcodes are read, nothing is unpickled."""
     if files.sha256(path) != CIFAR10_ARCHIVE_SHA256:
-        raise KitError(f"{printable(path)} is not the official archive (its sha256 differs): delete it and get it again")
+        raise KitError(f"{printable(path)} is not the official archive (its sha256 differs): delete it and get it "
+                       "again")
     with tarfile.open(path) as archive:
         return np.concatenate([_records_in_pickle(archive.extractfile(f"cifar-10-batches-py/{name}").read())
                                for name in CIFAR10_FILES])
@@ -190,10 +198,10 @@ def _iq_othnccd(settings, seed, folder):
     home, by_class = _find_lung(settings, folder)
     data, thumbnails = _from_files(settings, home, {None: by_class}, folder, channels=1)
     digest = hashlib.sha256("".join(sorted(data.digests)).encode()).hexdigest()
-    official = digest == LUNG_DIGEST
-    judged = "as published" if official else "NOT as published"
-    source = f"IQ-OTH/NCCD lung CT slices (Alyasriy & Al-Huseiny), {len(data.labels):,} files {judged}, {printable(home)}"
-    return dataclasses.replace(data, source=source, facts={"official": official, "digest": digest},
+    expected = digest == LUNG_DIGEST
+    source = (f"IQ-OTH/NCCD lung CT slices (Alyasriy & Al-Huseiny), {len(data.labels):,} files in {printable(home)}, "
+              f"{'the same as' if expected else 'NOT the same as'} those of the reference results")
+    return dataclasses.replace(data, source=source, facts={"as_expected": expected, "digest": digest},
                                groups=similarity.find_groups(thumbnails, data.labels))
 
 
@@ -228,6 +236,8 @@ def _lung_below(place: Path, levels: int = 2) -> tuple[Path, dict[str, Path]] | 
 def _folders(place: Path) -> list[Path]:
     try:
         return sorted(entry for entry in place.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    except PermissionError:
+        raise KitError(f"folder {printable(place)} cannot be read: you lack the permission") from None
     except OSError:
         return []
 
@@ -244,7 +254,7 @@ def _download_lung() -> Path:
 
 
 def _image_folder(settings, seed, folder):
-    home = folder / Path(settings.path).expanduser()
+    home = folder / os.path.expanduser(settings.path)
     if not home.is_dir():
         raise KitError(f"image_folder: there is no folder {printable(home)}; it must hold <class>/<image>")
     inner = _folders(home)
@@ -272,7 +282,7 @@ def _from_files(settings, home, by_part, folder, channels) -> tuple[Dataset, np.
         for name, place in by_class.items():
             found, ignored = list_pictures(place)
             if not found:
-                raise KitError(f"{printable(place)} holds no images" + (f", but {ignored} other files" if ignored else ""))
+                raise KitError(f"{printable(place)} holds no images ({ignored} other files)")
             paths += found
             labels += [names.index(name)] * len(found)
             parts += [part] * len(found)

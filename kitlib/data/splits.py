@@ -33,8 +33,8 @@ def stratified(labels: np.ndarray, among: np.ndarray, count: int, rng: np.random
     return rng.permutation(np.concatenate(chosen))
 
 
-def split(labels: np.ndarray, settings: SplitSettings, seed: int, given: dict[str, np.ndarray] | None = None,
-          groups: np.ndarray | None = None) -> dict[str, np.ndarray]:
+def split(labels: np.ndarray, settings: SplitSettings, seed: int, class_names: tuple[str, ...],
+          given: dict[str, np.ndarray] | None = None, groups: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """Indices of "train", "validation" and "test", each in random order.
 
     `given` are the data set's own parts (empty where it has none), `groups` one number an image.
@@ -47,7 +47,7 @@ def split(labels: np.ndarray, settings: SplitSettings, seed: int, given: dict[st
         parts = _grouped(labels, settings, rng, groups)
     else:
         parts = _random(labels, settings, rng)
-    _refuse_missing_classes(labels, parts)
+    _refuse_missing_classes(labels, parts, class_names)
     return parts
 
 
@@ -120,10 +120,10 @@ def _miss(table, target, to_part):
     return (np.abs(have - target) / target + 10 * (have == 0)).max()
 
 
-def _refuse_missing_classes(labels, parts):
+def _refuse_missing_classes(labels, parts, class_names):
     every = set(np.unique(labels[np.concatenate(list(parts.values()))]))
     for part, indices in parts.items():
         missing = every - set(np.unique(labels[indices]))
         if missing:
-            raise KitError(f"split: the {part} part has no image of class number {min(missing)}: that class has too "
-                           "few images or groups; add some, leave the class out, or make the part larger")
+            raise KitError(f"split: the {part} part has no image of class '{class_names[min(missing)]}', which "
+                           "has too few images or groups: add some, leave the class out, or make the part larger")

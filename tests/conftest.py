@@ -1,0 +1,49 @@
+"""A small network trained on real digits in a few seconds, for the tests that need something to attack."""
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+TRAIN = 1200
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """All 8 x 8 digits: pixels float32, 1797 x 8 x 8 x 1, in [0, 1], and int labels."""
+    data = load_digits()
+    return (data.images[..., None] / 16).astype(np.float32), data.target
+
+
+@pytest.fixture(scope="session")
+def images(digits):
+    """200 test images."""
+    return digits[0][TRAIN : TRAIN + 200]
+
+
+@pytest.fixture(scope="session")
+def labels(digits):
+    return digits[1][TRAIN : TRAIN + 200]
+
+
+@pytest.fixture(scope="session")
+def trained_model(digits):
+    """From pixels to logits, with batch norm and dropout; about 93 % right, undefended."""
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    model = keras.Sequential([
+        keras.Input((8, 8, 1), name="pixels"),
+        layers.Rescaling(2.0, -1.0),
+        layers.Conv2D(16, 3, activation="relu"),
+        layers.BatchNormalization(momentum=0.9),
+        layers.Conv2D(16, 3, activation="relu"),
+        layers.Flatten(),
+        layers.Dropout(0.2),
+        layers.Dense(10),
+    ])
+    model.compile(keras.optimizers.Adam(3e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(digits[0][:TRAIN], digits[1][:TRAIN], batch_size=64, epochs=6, verbose=0)
+    return model

@@ -1,0 +1,138 @@
+import pytest
+import yaml
+
+from kitlib import experiment
+from kitlib.settings import KitError
+
+PAPER_A = {"cifar10_exp1": (80.58, 13.85), "cifar10_exp2": (76.42, 81.72),
+           "cifar10_exp3": (82.31, 94.47), "cifar10_exp4": (82.8, 97.13)}
+PAPER_B = [93.12, 43.08, 45.9, 40.9, 43.29, 95.0, 93.2, 95.0, 92.8, 93.6]
+
+
+@pytest.mark.parametrize("profile", ["smoke", "demo", "full"])
+@pytest.mark.parametrize("name", experiment.names())
+def test_every_experiment_reads_in_every_profile(name, profile):
+    loaded = experiment.load(name, profile)
+    assert loaded.name == name and loaded.choices and loaded.attacks.as_published and loaded.attacks.bounded()
+    again = experiment.Experiment.read(loaded.model_dump(mode="json"), "its own record")
+    assert again == loaded
+
+
+def test_the_issue_s_experiments_are_there():
+    assert {"digits_fgsm", "phantom_ct", "lung_ct", *PAPER_A} <= set(experiment.names())
+
+
+@pytest.mark.parametrize("name", PAPER_A)
+def test_figures_of_paper_a(name):
+    assert tuple(figure.paper for figure in experiment.load(name).paper_figures) == PAPER_A[name]
+
+
+@pytest.mark.parametrize("name", ["lung_ct", "phantom_ct"])
+def test_figures_of_paper_b(name):
+    assert [figure.paper for figure in experiment.load(name).paper_figures] == PAPER_B
+
+
+def test_overrides_go_over_the_profile():
+    loaded = experiment.load("digits_fgsm", "smoke", "{baseline: {epochs: 7}}")
+    assert loaded.baseline.epochs == 7 and loaded.defended.epochs == 1
+
+
+def test_another_model_brings_its_own_options():
+    loaded = experiment.load("digits_fgsm", "smoke", {"model": {"name": "small_resnet"}})
+    assert loaded.model.options == {}
+
+
+@pytest.fixture
+def content():
+    return yaml.safe_load((experiment.EXPERIMENTS / "digits_fgsm.yaml").read_text())
+
+
+def changed(content, path, value):
+    *parents, last = path.split("/")
+    for key in parents:
+        content = content[key]
+    content[last] = value
+
+
+BAD_VALUES = [
+    ("titel", "x", "unknown key 'titel'; did you mean 'title'"),
+    ("baseline/epochs", 0, "'baseline.epochs'"),
+    ("baseline/epochs", "many", "'baseline.epochs'"),
+    ("baseline/learning_rate", -1, "'baseline.learning_rate'"),
+    ("baseline/method", "magic", "'baseline.method'"),
+    ("baseline/batch_size", 0, "'baseline.batch_size'"),
+    ("baseline/lr", 1, "unknown key 'baseline.lr'"),
+    ("data/name", "cifar11", "there is no data set 'cifar11'; did you mean 'cifar10'"),
+    ("data/channels", 2, "'data.channels'"),
+    ("data/size", -3, "'data.size'"),
+    ("model/normalisation", {"std": 0}, "std must be positive"),
+    ("paper", "C", "'paper'"),
+    ("evaluation/images", 0, "'evaluation.images'"),
+    ("evaluation/sweep", ["-1/255"], "epsilon must be zero or more"),
+    ("profiles", [1], "a mapping 'profiles'"),
+]
+
+
+@pytest.mark.parametrize("path, value, message", BAD_VALUES)
+def test_impossible_experiments_are_refused(tmp_path, content, path, value, message):
+    changed(content, path, value)
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(content))
+    with pytest.raises(KitError, match=message):
+        experiment.load(str(file), "demo")
+
+
+@pytest.mark.parametrize("field", ["title", "summary", "data", "model", "baseline", "defended", "attacks"])
+def test_missing_fields_are_named(tmp_path, content, field):
+    del content[field]
+    for profile in content["profiles"].values():
+        profile.pop(field, None)
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(content))
+    with pytest.raises(KitError, match=f"'{field}' is missing"):
+        experiment.load(str(file), "demo")
+
+
+@pytest.mark.parametrize("attack, message", [
+    ({"name": "fgms"}, "there is no attack 'fgms'; did you mean 'fgsm'"),
+    ({"name": "fgsm", "eps": "-8/255"}, "epsilon must be zero or more"),
+    ({"name": "pgd", "eps": 0.1, "steps": 0}, "steps"),
+    ({"name": "pgd", "eps": 0.1, "stepz": 3}, "unknown key"),
+    ("", "no attack"),
+])
+def test_impossible_attacks_are_refused(content, tmp_path, attack, message):
+    content["attacks"]["as_defined"]["PGD 8/255"] = attack
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(content))
+    with pytest.raises(KitError, match=message):
+        experiment.load(str(file), "demo")
+
+
+def test_a_figure_must_name_an_attack_of_the_experiment(content, tmp_path):
+    content["paper_figures"][0]["attack"] = "FGSM eps 2"
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(content))
+    with pytest.raises(KitError, match="paper figure 'experiment 1 clean' names attack 'FGSM eps 2'; did you mean"):
+        experiment.load(str(file), "demo")
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (("digits_fgms",), "there is no experiment 'digits_fgms'.*did you mean 'digits_fgsm'"),
+    (("digits_fgsm", "dmeo"), "no profile 'dmeo'; did you mean 'demo'"),
+    (("nowhere.yaml",), "there is no experiment file nowhere.yaml"),
+    (("digits_fgsm", "demo", "[1, 2]"), "overrides must be a mapping"),
+    (("digits_fgsm", "demo", "{a: "), "overrides is no valid YAML"),
+    (("digits_fgsm", "demo", "{baseline: {epochz: 3}}"), "unknown key 'baseline.epochz'"),
+])
+def test_unknown_names_and_overrides_are_refused(arguments, message):
+    with pytest.raises(KitError, match=message):
+        experiment.load(*arguments)
+
+
+def test_a_broken_yaml_file_is_named(tmp_path):
+    (tmp_path / "mine.yaml").write_text("title: [")
+    with pytest.raises(KitError, match="mine.yaml is no valid YAML"):
+        experiment.load(str(tmp_path / "mine.yaml"))
+    (tmp_path / "mine.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(KitError, match="mine.yaml cannot be read|mine.yaml is no valid"):
+        experiment.load(str(tmp_path / "mine.yaml"))

@@ -1,0 +1,117 @@
+import keras
+import numpy as np
+import pytest
+
+from kitlib import models
+from kitlib.models import IMAGENET, ModelSettings, Normalisation
+from kitlib.settings import KitError
+
+SMALL = {
+    "even_deeper_cnn": ({"widths": [4] * 6, "dense": [8]}, (32, 32, 3)),
+    "deeper_cnn": ({"widths": [4] * 4, "dense": [8]}, (16, 16, 1)),
+    "small_resnet": ({"widths": [4, 8], "blocks": 1}, (16, 16, 3)),
+    "resnet50": ({}, (32, 32, 3)),
+    "vgg16": ({}, (32, 32, 3)),
+    "mobilenet_v2": ({}, (32, 32, 3)),
+    "densenet121": ({}, (32, 32, 3)),
+}
+
+
+def small(name, **changes):
+    options, shape = SMALL[name]
+    return models.build(ModelSettings(name=name, options=options, **changes), shape, 3, seed=1)
+
+
+def test_every_model_is_tried_here():
+    assert set(SMALL) == set(models.BUILDERS)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_pixels_in_logits_out_and_back_from_disk(name, tmp_path):
+    model = small(name)
+    images = np.random.default_rng(0).random((2, *SMALL[name][1]), dtype=np.float32)
+    logits = models.predict_logits(model, images)
+    assert logits.shape == (2, 3) and logits.dtype == np.float32
+    assert model.layers[0].name == "pixels" and model.layers[1].name == "normalisation"
+    assert model.layers[-1].activation is keras.activations.linear
+    models.save(model, tmp_path / "m.keras")
+    np.testing.assert_allclose(models.predict_logits(models.load(tmp_path / "m.keras"), images), logits, atol=1e-5)
+
+
+def test_the_papers_network_has_six_convolutions_and_three_dense_layers():
+    model = models.build(ModelSettings(name="even_deeper_cnn"), (32, 32, 3), 10)
+    kinds = [type(layer).__name__ for layer in model.layers]
+    assert kinds.count("Conv2D") == 6 and kinds.count("Dense") == 3 and kinds.count("MaxPooling2D") == 3
+    assert all(layer.kernel_size == (3, 3) for layer in model.layers if isinstance(layer, keras.layers.Conv2D))
+
+
+def test_same_seed_same_weights():
+    first, again, other = small("small_resnet"), small("small_resnet"), models.build(
+        ModelSettings(name="small_resnet", options=SMALL["small_resnet"][0]), (16, 16, 3), 3, seed=2)
+    assert all(np.array_equal(a, b) for a, b in zip(first.get_weights(), again.get_weights(), strict=True))
+    assert not np.array_equal(first.get_weights()[0], other.get_weights()[0])
+
+
+def test_normalisation_layer_does_what_the_settings_say():
+    pixels = np.random.default_rng(0).random((2, 4, 4, 3), dtype=np.float32)
+    normalised = IMAGENET.to_normalised(pixels)
+    np.testing.assert_allclose(IMAGENET.layer()(pixels), normalised, atol=1e-5)
+    np.testing.assert_allclose(IMAGENET.to_pixels(normalised), pixels, atol=1e-6)
+
+
+def test_uint8_images_are_divided_by_255():
+    model = small("deeper_cnn")
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 1), dtype=np.uint8)
+    expected = models.predict_logits(model, images.astype(np.float32) / np.float32(255))
+    np.testing.assert_allclose(models.predict_logits(model, images, batch_size=2), expected, atol=1e-6)
+
+
+def test_batch_norm_has_the_papers_momentum():
+    layers = [layer for layer in small("resnet50").layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert layers and {layer.momentum for layer in layers} == {0.9}
+
+
+def test_bgr_weights_are_turned_to_rgb():
+    inputs = keras.Input((8, 8, 3))
+    network = keras.Model(inputs, keras.layers.Conv2D(2, 3)(inputs))
+    images = np.random.default_rng(0).random((1, 8, 8, 3), dtype=np.float32)
+    expected = network.predict(images, verbose=0)
+    models._turn_first_kernel(network)
+    np.testing.assert_allclose(network.predict(images[..., ::-1], verbose=0), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings, shape, classes, message", [
+    ({"name": "even_deper_cnn"}, (32, 32, 3), 10, "there is no model 'even_deper_cnn'; did you mean 'even_deeper_cnn'"),
+    ({"name": "deeper_cnn", "options": {"width": 3}}, (32, 32, 3), 10, "unexpected keyword argument 'width'"),
+    ({"name": "even_deeper_cnn"}, (4, 4, 3), 10, r"cannot be built for images of \(4, 4, 3\)"),
+    ({"name": "deeper_cnn"}, (32, 32, 3), 1, "two classes or more"),
+    ({"name": "resnet50", "options": {"weights": "/nowhere.weights.h5"}}, (32, 32, 3), 3, "ResNet50 with weights"),
+    ({"name": "resnet50", "options": {"weights": "imagenet"}, "normalisation": Normalisation()}, (32, 32, 3), 3,
+     "bring their own normalisation"),
+])
+def test_impossible_models_are_refused(settings, shape, classes, message):
+    with pytest.raises(KitError, match=message):
+        models.build(ModelSettings(**settings), shape, classes)
+
+
+@pytest.mark.parametrize("std", [0, -1, [1, 0, 1]])
+def test_a_std_that_is_not_positive_is_refused(std):
+    with pytest.raises(KitError, match="std must be positive"):
+        Normalisation.read({"std": std}, "here")
+
+
+def test_files_that_are_no_models_are_refused(tmp_path):
+    with pytest.raises(KitError, match="does not exist"):
+        models.load(tmp_path / "none.keras")
+    models.save(small("deeper_cnn"), tmp_path / "m.keras")
+    whole = (tmp_path / "m.keras").read_bytes()
+    (tmp_path / "m.keras").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(KitError, match="no Keras 3 model that can be loaded"):
+        models.load(tmp_path / "m.keras")
+
+
+def test_code_inside_a_model_file_is_not_run(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda x: x + 1)])
+    model.save(tmp_path / "code.keras")
+    with pytest.raises(KitError, match="no Keras 3 model that can be loaded"):
+        models.load(tmp_path / "code.keras")

@@ -1,0 +1,74 @@
+"""The whole pipeline headless: Snakemake drives papermill through notebooks 01-05; the smoke profile."""
+import os
+import re
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from kitlib import results
+from kitlib.experiment import REPOSITORY
+
+
+def kitlib(*arguments, runs, cwd):
+    environment = os.environ | {"KITLIB_RUNS": str(runs), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    return subprocess.run([sys.executable, "-m", "kitlib", *arguments], env=environment, cwd=cwd, text=True,
+                          capture_output=True, timeout=900)
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory):
+    """phantom_ct in the smoke profile, run from a folder that is not the repository."""
+    runs, elsewhere = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("elsewhere")
+    done = kitlib("reproduce", "phantom_ct", "--profile", "smoke", runs=runs, cwd=elsewhere)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert os.listdir(elsewhere) == []
+    return runs, done
+
+
+def test_it_prints_the_tables(reproduced):
+    _, done = reproduced
+    assert "SYNTHETIC data, profile smoke, seed 0" in done.stdout
+    assert re.search(r"worst case \(as defined\) +\d+\.\d \[", done.stdout)
+    assert "(other data)" in done.stdout
+
+
+def test_the_record_follows_the_schema(reproduced):
+    runs, _ = reproduced
+    record = results.read(runs / "phantom_ct/smoke/seed0/results.json")
+    assert record.synthetic and record.environment["judged_in"] == "float32"
+    assert len(record.paper) == 10 and all(entry.verdict is None for entry in record.paper)
+    for model in record.models.values():
+        assert set(model.attacks) == set(model.confusion) - {"clean"}
+        assert all(entry.count == 15 for entry in model.attacks.values())
+
+
+def test_it_leaves_models_images_pictures_tables_and_executed_notebooks(reproduced):
+    folder = reproduced[0] / "phantom_ct/smoke/seed0"
+    for name in ("prepared.npz", "models/baseline.keras", "models/defended.keras", "adversarial/pgd_8_255.npz",
+                 "figures/adversarial_images.png", "figures/confusion.png", "tables/accuracy.md", "tables/paper.csv"):
+        assert (folder / name).stat().st_size > 0
+    for path in (REPOSITORY / "notebooks").glob("0[1-5]*.ipynb"):
+        executed = nbformat.read(folder / "notebooks" / path.name, as_version=4)
+        assert executed.metadata.papermill.exception is None
+
+
+def test_a_second_call_has_nothing_to_do(reproduced, tmp_path):
+    runs, _ = reproduced
+    before = {path: path.stat().st_mtime_ns for path in runs.rglob("*.keras")}
+    again = kitlib("reproduce", "phantom_ct", "--profile", "smoke", runs=runs, cwd=tmp_path)
+    assert again.returncode == 0 and "SYNTHETIC" in again.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in runs.rglob("*.keras")}
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (("reproduce", "digits"), "there is no experiment 'digits'"),
+    (("reproduce", "digits_fgsm", "--profile", "huge"), "has no profile 'huge'; known: demo, full, smoke"),
+    (("results", "digits_fgsm"), "run notebook 05_evaluation.ipynb first"),
+])
+def test_mistakes_get_one_sentence_and_exit_code_2(arguments, message, tmp_path):
+    done = kitlib(*arguments, runs=tmp_path / "runs", cwd=tmp_path)
+    assert done.returncode == 2 and not (tmp_path / "runs").exists()
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and message in errors[0] and "Traceback" not in done.stderr

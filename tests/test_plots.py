@@ -1,0 +1,50 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from kitlib import data, plots
+from kitlib.data import DataSettings
+from kitlib.evaluation import Accuracy
+from kitlib.results import Measured
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    limits = {"train": 60, "validation": 20, "test": 20}
+    return data.load(DataSettings.read({"name": "digits", "limits": limits}, "here"), seed=0)
+
+
+def figures(dataset):
+    images = dataset.pixels("test")[:2]
+    accuracies = [Accuracy(9, 10), Accuracy(0, 10)]
+    measured = Measured(**Accuracy(5, 10).record())
+    yield plots.samples(dataset)
+    yield plots.class_counts(dataset)
+    yield plots.image_row(images, ["a", "b"])
+    yield plots.training_curves({"loss": [2.0, 1.0], "accuracy": [0.1, 0.9], "robust_accuracy": [0, 0.1]}, 0.1)
+    yield plots.attack_grid(images, {"FGSM": images + 0.1}, {"clean": ["3", "4"], "FGSM": ["5", "6"]},
+                            {"clean": [True, True], "FGSM": [False, False]})
+    yield plots.epsilon_curve({"FGSM": accuracies}, [0, 8 / 255], 0.1)
+    yield plots.confusion_matrices({"clean": np.eye(3, dtype=int), "PGD": np.zeros((3, 3), int)}, ["a", "b", "c"])
+    yield plots.accuracy_bars({"baseline": {"clean": measured}, "defended": {"clean": measured}}, 0.1)
+
+
+def test_every_picture_is_drawn_saved_and_closed(dataset, tmp_path):
+    for number, figure in enumerate(figures(dataset)):
+        path = tmp_path / f"{number}.png"
+        assert plots.keep(figure, path) is figure
+        pixels = plt.imread(path)
+        assert min(pixels.shape[:2]) > 200 and pixels[..., :3].std() > 0.01
+    assert not plt.get_fignums()
+
+
+def test_synthetic_data_are_marked_in_the_picture(dataset, tmp_path):
+    figure = plots.keep(plots.class_counts(dataset), tmp_path / "a.png", synthetic=True)
+    assert "synthetic" in figure.get_suptitle()
+
+
+def test_pictures_keep_their_true_brightness(dataset):
+    figure = plots.image_row([np.full((4, 4, 1), 0.5)], ["grey"])
+    shown = figure.axes[0].images[0]
+    assert shown.get_clim() == (0, 1) and shown.get_array().max() == 0.5
+    plt.close(figure)

@@ -1,0 +1,80 @@
+"""One lock file for conda, pip and make; imports that run one way; no traces of a machine."""
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from kitlib.experiment import REPOSITORY
+
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+LAYERS = ["settings", "files", "data", "models", "attacks", "training", "evaluation", "experiment", "runs", "results",
+          "plots", "__main__"]
+
+
+def locked():
+    """name -> versions, as there may be one for each Python."""
+    versions = {}
+    for line in (REPOSITORY / "requirements.lock").read_text().splitlines():
+        requirement = Requirement(line)
+        version = str(requirement.specifier).removeprefix("==")
+        versions.setdefault(canonicalize_name(requirement.name), []).append(version)
+    return versions
+
+
+def requirements():
+    groups = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
+    return [Requirement(line) for group in groups for line in group]
+
+
+@pytest.mark.parametrize("requirement", requirements(), ids=str)
+def test_the_lock_satisfies_pyproject(requirement):
+    versions = locked().get(canonicalize_name(requirement.name))
+    assert versions and all(requirement.specifier.contains(version) for version in versions)
+
+
+def test_every_locked_version_is_exact_and_names_no_host():
+    text = (REPOSITORY / "requirements.lock").read_text()
+    assert "://" not in text and "--" not in text
+    assert all(re.match(r"^[A-Za-z0-9._-]+==[^ ;]+( ; .*)?$", line) for line in text.splitlines())
+
+
+def test_conda_and_make_install_from_the_same_lock():
+    conda = yaml.safe_load((REPOSITORY / "environment.yml").read_text())
+    pip = next(entry["pip"] for entry in conda["dependencies"] if isinstance(entry, dict))
+    assert pip == ["-c requirements.lock", "-e .[test]"]
+    assert "-c requirements.lock -e '.[$(EXTRAS)]'" in (REPOSITORY / "Makefile").read_text()
+
+
+@pytest.mark.parametrize("file", sorted((REPOSITORY / "kitlib").rglob("*.py")), ids=str)
+def test_imports_run_one_way(file):
+    """A module imports only what stands before it in LAYERS (or its own package)."""
+    own = file.relative_to(REPOSITORY / "kitlib").parts[0].removesuffix(".py")
+    if own == "__init__":
+        return
+    for node in ast.walk(ast.parse(file.read_text())):
+        names = [node.module] if isinstance(node, ast.ImportFrom) else []
+        if names == ["kitlib"]:
+            names = [f"kitlib.{alias.name}" for alias in node.names]
+        for name in filter(None, names):
+            if name.startswith("kitlib."):
+                other = name.split(".")[1]
+                assert other == own or LAYERS.index(other) < LAYERS.index(own), f"{own} imports {other}"
+
+
+def test_no_paths_of_a_machine_are_tracked():
+    command = ["git", "grep", "-lE", r"/(home|root|Users)/[a-z]", "--", "*.py", "*.md", "*.yaml", "*.ipynb"]
+    found = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    if found.returncode > 1:
+        pytest.skip("not a git checkout")
+    assert found.stdout.replace("tests/test_project.py\n", "").replace("tests/test_notebooks.py\n", "") == ""
+
+
+def test_ruff_finds_nothing():
+    found = subprocess.run([sys.executable, "-m", "ruff", "check", "."], cwd=REPOSITORY, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout

@@ -1,0 +1,116 @@
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from kitlib import attacks, evaluation, results
+from kitlib.evaluation import Accuracy, Evaluation
+from kitlib.experiment import REPOSITORY, PaperFigure
+from kitlib.settings import KitError
+
+FGSM = attacks.read({"name": "fgsm", "eps": "8/255"})
+
+
+def wilson(correct, count):
+    """Wilson's interval written out, to check the library's."""
+    z, p = norm.ppf(0.975), correct / count
+    middle, half = p + z**2 / (2 * count), z * np.sqrt(p * (1 - p) / count + z**2 / (4 * count**2))
+    return (middle - half) / (1 + z**2 / count), (middle + half) / (1 + z**2 / count)
+
+
+@pytest.mark.parametrize("correct, count", [(0, 10), (10, 10), (7, 10), (153, 160), (5000, 10000)])
+def test_intervals_are_wilsons(correct, count):
+    assert Accuracy(correct, count).interval == pytest.approx(wilson(correct, count), abs=1e-9)
+
+
+def test_accuracy_of_nothing_is_refused():
+    with pytest.raises(KitError, match="no images"):
+        Accuracy.of(np.array([], bool))
+
+
+def outcome(predictions, labels, images):
+    predictions, labels = np.array(predictions), np.array(labels)
+    return attacks.AttackResult(
+        attack=FGSM, images=images, labels=labels, predictions=predictions,
+        fooled=predictions != labels, found=predictions != labels,
+        l2=np.linspace(1, 2, len(labels)), linf=np.full(len(labels), 0.1), seconds=1.0)
+
+
+@pytest.fixture
+def evaluated():
+    labels, images = np.array([0, 0, 1, 1]), np.zeros((4, 2, 2, 1), np.float32)
+    attacked = {"a": outcome([0, 1, 1, 1], labels, images), "b": outcome([0, 0, 0, 0], labels, images)}
+    return Evaluation(labels, np.array([0, 0, 1, 0]), attacked, dict.fromkeys(attacked, FGSM))
+
+
+def test_scores_count_what_they_say(evaluated):
+    assert evaluated.clean.record()["correct"] == 3
+    assert (evaluated.under("a").correct, evaluated.under("b").correct) == (3, 2)
+    assert evaluated.combined(["a", "b"]) == Accuracy(5, 8)
+    assert evaluated.worst(["a", "b"]) == Accuracy(1, 4)  # only the first is right clean and under both
+    scores = evaluated.scores("a")
+    assert scores["success_rate"] == pytest.approx(1 / 3) and scores["relative_robustness"] == pytest.approx(1)
+    assert scores["mean_l2"] == pytest.approx(4 / 3)  # of the one image that was turned
+
+
+def test_confusion_has_true_classes_as_rows_and_keeps_empty_ones():
+    matrix = evaluation.confusion(np.array([0, 0, 2]), np.array([0, 1, 2]), 3)
+    assert matrix.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
+
+
+def test_recall_leaves_out_classes_without_images():
+    found = evaluation.recalls(np.array([0, 0, 2]), np.array([0, 1, 2]), ("a", "b", "c"))
+    assert {name: record["correct"] for name, record in found.items()} == {"a": 1, "c": 1}
+
+
+def measured(correct, count=1000):
+    return results.Measured(**Accuracy(correct, count).record())
+
+
+def model(clean, attack, control):
+    def under(value):
+        return results.UnderAttack(**measured(value).model_dump(), relative_robustness=1, success_rate=0, mean_l2=None,
+                                   max_linf=0, seconds=0, attack="", settings={})
+
+    return results.ModelResults(clean=measured(clean), attacks={"A": under(attack), "C": under(control)},
+                                combined=None, worst_case=measured(attack), recall={}, confusion={})
+
+
+@pytest.mark.parametrize("attack, control, verdict", [
+    (470, 500, "reproduced"),            # within 3 points of 45
+    (479, 900, "reproduced"),
+    (520, 530, "explained"),             # 7 points off, but the control alone gives it
+    (520, 900, "not reproduced"),
+])
+def test_verdicts(attack, control, verdict):
+    figure = PaperFigure(id="x", paper=45, model="baseline", attack="A", as_defined="A", control="C", flaw="the clamp")
+    entry = results.judge_figure(figure, {"baseline": model(950, attack, control)}, stands_in=False)
+    assert entry.verdict == verdict and "the clamp" in entry.why
+
+
+def test_a_small_sample_reproduces_what_its_interval_holds():
+    assert results.Measured(**Accuracy(8, 20).record()).agrees_with(0.55)
+    assert not measured(400).agrees_with(0.55)
+
+
+def test_stand_in_data_give_no_verdict():
+    figure = PaperFigure(id="x", paper=95, model="baseline", attack="clean", as_defined="clean")
+    entry = results.judge_figure(figure, {"baseline": model(950, 0, 0)}, stands_in=True)
+    assert entry.verdict is None and "other data" in entry.why
+
+
+def test_markdown_tables_escape_their_bars():
+    import pandas as pd
+
+    assert results.as_markdown(pd.DataFrame({"a": ["x|y"]})) == "| a |\n| --- |\n| x\\|y |\n"
+
+
+def test_a_record_that_breaks_the_schema_is_refused(tmp_path):
+    (tmp_path / "results.json").write_text('{"schema_version": 2}')
+    with pytest.raises(KitError, match="results.json: .*schema_version"):
+        results.read(tmp_path / "results.json")
+
+
+def test_the_readme_s_tables_are_those_of_the_records():
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert "<!-- results: " in text
+    assert results.fill_tables(text, REPOSITORY / "figures") == text

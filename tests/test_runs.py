@@ -1,0 +1,79 @@
+import json
+
+import pytest
+
+from kitlib import runs
+from kitlib.settings import KitError
+
+
+@pytest.fixture(autouse=True)
+def own_runs_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("KITLIB_RUNS", str(tmp_path))
+
+
+def test_each_experiment_profile_seed_and_override_has_its_folder(tmp_path):
+    assert runs.open_run("digits_fgsm", "smoke", 3).folder == tmp_path / "digits_fgsm" / "smoke" / "seed3"
+    changed = runs.open_run("digits_fgsm", "smoke", 3, {"baseline": {"epochs": 2}})
+    assert changed.folder.parent.name.startswith("smoke+") and changed.experiment.baseline.epochs == 2
+    assert runs.open_run("digits_fgsm", "smoke", 3, "{baseline: {epochs: 2}}").folder == changed.folder
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "0", True, None, 2**31])
+def test_a_seed_is_a_whole_number(seed):
+    with pytest.raises(KitError, match="seed must be a whole number"):
+        runs.open_run("digits_fgsm", "smoke", seed)
+
+
+def test_what_is_missing_names_the_notebook_that_makes_it():
+    run = runs.open_run("digits_fgsm", "smoke")
+    for name, maker in runs.MAKER.items():
+        with pytest.raises(KitError, match=f"run notebook {maker}.ipynb first"):
+            run.need(name)
+    with pytest.raises(KitError, match="run notebook 03_attack_generation.ipynb first"):
+        run.adversarial("PGD 8/255")
+
+
+def test_records_carry_versions_and_are_refused_when_the_experiment_changed():
+    run = runs.open_run("digits_fgsm", "smoke")
+    run.write_record("data", {"report": {}})
+    assert run.read_record("data")["environment"]["versions"]["keras"].startswith("3.")
+    path = run.path("records/data.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"fingerprint": "of something else"}))
+    with pytest.raises(KitError, match="other settings.*run notebook 01_data_preparation.ipynb again"):
+        run.read_record("data")
+    path.write_text("{")
+    with pytest.raises(KitError, match="damaged"):
+        run.read_record("data")
+
+
+def test_prose_does_not_change_the_fingerprint_but_settings_do():
+    run = runs.open_run("digits_fgsm", "smoke")
+    assert runs.open_run("digits_fgsm", "smoke", 0, {"title": "another"}).fingerprint == run.fingerprint
+    assert runs.open_run("digits_fgsm", "smoke", 0, {"baseline": {"epochs": 5}}).fingerprint != run.fingerprint
+
+
+def test_notebook_parameters_open_the_run():
+    notebook = {"experiment": "phantom_ct", "profile": "smoke", "seed": 4, "overrides": "", "epsilon": 1,
+                "In": ["", "experiment = 'digits_fgsm'", "# Parameters\nexperiment = 'phantom_ct'\nseed = 4\n"]}
+    run = runs.start(notebook)
+    assert run.experiment.name == "phantom_ct" and run.seed == 4
+
+
+def test_a_misspelt_papermill_parameter_is_an_error():
+    notebook = {"experiment": "digits_fgsm", "profile": "smoke", "In": ["# Parameters\nprofil = 'full'\n"]}
+    with pytest.raises(KitError, match="unknown notebook parameter 'profil'; did you mean 'profile'"):
+        runs.start(notebook)
+
+
+@pytest.mark.parametrize("name, slug", [("PGD 8/255", "pgd_8_255"), ("C&W L2", "c_w_l2"),
+                                        ("FGSM eps 1.0, predicted labels", "fgsm_eps_1_0_predicted_labels")])
+def test_slugs_are_file_names(name, slug):
+    assert runs.slug(name) == slug
+
+
+def test_no_two_attacks_of_an_experiment_share_a_file():
+    from kitlib import experiment
+
+    for name in experiment.names():
+        attacks = experiment.load(name).attacks.all()
+        assert len({runs.slug(attack) for attack in attacks}) == len(attacks)

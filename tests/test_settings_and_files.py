@@ -1,0 +1,100 @@
+import os
+import stat
+
+import numpy as np
+import pytest
+
+from kitlib import files
+from kitlib.settings import Epsilon, KitError, Settings, choose, format_epsilon, parse_epsilon
+
+
+class Example(Settings):
+    eps: Epsilon = 0.0
+    count: int = 1
+
+
+@pytest.mark.parametrize("text, value", [("8/255", 8 / 255), ("127.5/255", 0.5), ("0.03", 0.03), (0, 0.0), ("0", 0.0),
+                                         (" 8 / 255 ", 8 / 255), (1, 1.0)])
+def test_epsilon_is_read(text, value):
+    assert parse_epsilon(text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("bad", ["8/0", "eight", "", "-1/255", -0.1, float("nan"), "inf", True, None, [8], "1/2/3"])
+def test_bad_epsilon_is_refused(bad):
+    with pytest.raises(KitError, match="'eps'.*epsilon must be"):
+        Example.read({"eps": bad}, "here")
+
+
+@pytest.mark.parametrize("eps, text", [(8 / 255, "8/255"), (0.5, "127.5/255"), (0, "0/255"), (0.5 / 255, "0.5/255")])
+def test_epsilon_is_written_in_255ths(eps, text):
+    assert format_epsilon(eps) == text
+
+
+def test_unknown_key_names_the_nearest():
+    with pytest.raises(KitError, match="file.yaml: unknown key 'cuont'; did you mean 'count'"):
+        Example.read({"cuont": 3}, "file.yaml")
+
+
+def test_every_problem_is_told_at_once():
+    with pytest.raises(KitError, match="'count'.*unknown key 'x'"):
+        Example.read({"count": "many", "x": 1}, "here")
+
+
+def test_choose_lists_what_there_is():
+    assert choose("a", {"a": 1}, "letter") == 1
+    with pytest.raises(KitError, match="there is no letter 'zz'; known: a"):
+        choose("zz", {"a": 1}, "letter")
+
+
+def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "record.json"
+    files.write_json(path, {"old": 1})
+    with pytest.raises(RuntimeError), files.written_whole(path) as aside:
+        aside.write_text("half")
+        raise RuntimeError("killed")
+    assert files.read_json(path) == {"old": 1}
+    assert os.listdir(tmp_path) == ["record.json"]
+
+
+def test_a_full_disk_is_a_clear_error(tmp_path, monkeypatch):
+    def no_space(*_):
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "record.json"
+    files.write_json(path, {"old": 1})
+    monkeypatch.setattr(files.os, "replace", no_space)
+    with pytest.raises(KitError, match="No space left on device.*free space"):
+        files.write_json(path, {"new": 2})
+    assert files.read_json(path) == {"old": 1}
+    assert os.listdir(tmp_path) == ["record.json"]
+
+
+def test_written_files_can_be_read_by_others(tmp_path):
+    files.write_text(tmp_path / "a.txt", "x")
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) & 0o044
+
+
+def test_arrays_come_back(tmp_path):
+    files.write_arrays(tmp_path / "a.npz", numbers=np.arange(5), text=np.array("word"))
+    back = files.read_arrays(tmp_path / "a.npz")
+    assert back["numbers"].tolist() == [0, 1, 2, 3, 4] and back["text"].item() == "word"
+
+
+def test_truncated_and_pickled_arrays_are_refused(tmp_path):
+    path = tmp_path / "a.npz"
+    files.write_arrays(path, numbers=np.arange(5000))
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(KitError, match="damaged"):
+        files.read_arrays(path)
+    np.savez(path, bad=np.array([{"code": 1}], dtype=object))
+    with pytest.raises(KitError, match="no .npz of plain arrays"):
+        files.read_arrays(path)
+    with pytest.raises(KitError, match="does not exist"):
+        files.read_arrays(tmp_path / "missing.npz")
+
+
+@pytest.mark.parametrize("content", ["", "{", "\x00\xff", '{"a": 1'])
+def test_damaged_json_is_a_clear_error(tmp_path, content):
+    (tmp_path / "r.json").write_text(content)
+    with pytest.raises(KitError, match="r.json is damaged"):
+        files.read_json(tmp_path / "r.json")

@@ -1,0 +1,227 @@
+"""Training goes on where it was stopped, repeats itself, and spreads over devices."""
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from training_toys import FGSM, network, settings, toy_data
+
+from kitlib.settings import KitError
+from kitlib.training import loop, train
+from kitlib.training.checkpoint import State, alone_in
+
+TESTS = Path(__file__).resolve().parent
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_in(epoch: int, step: int) -> keras.callbacks.Callback:
+    """Break off in this epoch (from 0) at this step."""
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.epoch = epoch
+
+        def on_train_batch_end(self, batch, logs=None):
+            if (self.epoch, batch) == (epoch, step):
+                raise Stopped
+
+    return Stop()
+
+
+def assert_same(history, other):
+    timeless = [{name: values for name, values in each.items() if name != "seconds"} for each in (history, other)]
+    assert timeless[0] == timeless[1]
+
+
+EVERYTHING = {
+    "epochs": 3, "schedule": "cosine", "augmentation": {"flip": True, "rotation": 10}, "keep": "best", "patience": 2,
+}
+
+
+@pytest.mark.parametrize("values", [
+    {"robust_check": {"images": 16, "attack": FGSM}}, {"method": "free", "replays": 2},
+    {"method": "fgsm_rs"}, {"method": "static", "attacks": [FGSM]},
+], ids=["plain", "free", "fgsm_rs", "static"])
+def test_a_resumed_training_equals_an_uninterrupted_one(values, tmp_path):
+    chosen = settings(**EVERYTHING | values)
+
+    def run(folder, callbacks=()):
+        net = network(dropout=0.2, batch_norm=True)
+        history = train(net, toy_data(), chosen, tmp_path / folder, seed=3, baseline=network(), progress=False,
+                        callbacks=callbacks)
+        return net.get_weights(), history
+
+    weights, history = run("whole")
+    for epoch, step in ((0, 3), (2, 2)):
+        with pytest.raises(Stopped):
+            run("broken", [stop_in(epoch, step)])
+    resumed_weights, resumed_history = run("broken")
+    assert_same(history, resumed_history)
+    for one, other in zip(weights, resumed_weights, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_patience_counts_on_over_a_resume(tmp_path):
+    chosen = settings(epochs=30, keep="best", patience=2)
+    history = train(network(), toy_data(), chosen, tmp_path / "whole", progress=False)
+    last = len(history["epoch"]) - 1
+    with pytest.raises(Stopped):
+        train(network(), toy_data(), chosen, tmp_path / "broken", progress=False, callbacks=[stop_in(last, 1)])
+    assert_same(history, train(network(), toy_data(), chosen, tmp_path / "broken", progress=False))
+
+
+def test_a_finished_training_is_not_repeated(tmp_path, monkeypatch):
+    net, again = network(), network(seed=9)
+    history = train(net, toy_data(), settings(), tmp_path, progress=False)
+    monkeypatch.setattr(loop, "training_for", lambda *arguments: pytest.fail("trained again"))
+    assert train(again, toy_data(), settings(), tmp_path, progress=False) == history
+    for one, other in zip(net.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("values, named, message", [
+    ({"epochs": 3}, {}, "epochs: 2 then, 3 now"),
+    ({"learning_rate": 0.02}, {}, "learning_rate: 0.01 then, 0.02 now"),
+    ({}, {"seed": 1}, "seed: 0 then, 1 now"),
+    ({}, {"dataset": toy_data(seed=5)}, "other data"),
+    ({}, {"model": network(dropout=0.5)}, "other network"),
+], ids=["epochs", "rate", "seed", "data", "network"])
+def test_a_checkpoint_of_another_training_is_neither_mixed_in_nor_lost(values, named, message, tmp_path):
+    train(network(), toy_data(), settings(), tmp_path, progress=False)
+    before = (tmp_path / "checkpoint.npz").read_bytes()
+    arguments = {"model": network(), "dataset": toy_data(), "seed": 0} | named
+    with pytest.raises(KitError, match=message):
+        train(settings=settings(**values), folder=tmp_path, progress=False, **arguments)
+    assert (tmp_path / "checkpoint.npz").read_bytes() == before
+
+
+def test_layer_names_do_not_make_another_training(tmp_path):
+    history = train(network(), toy_data(), settings(), tmp_path, progress=False)
+    network()  # moves on the numbers that Keras gives to layers
+    assert train(network(), toy_data(), settings(), tmp_path, progress=False) == history
+
+
+@pytest.mark.parametrize("damage", [lambda whole: whole[: len(whole) // 2], lambda whole: b"", lambda whole: b"x" * 99],
+                         ids=["truncated", "empty", "nonsense"])
+def test_a_damaged_checkpoint_is_named(damage, tmp_path):
+    train(network(), toy_data(), settings(), tmp_path, progress=False)
+    path = tmp_path / "checkpoint.npz"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(KitError, match="checkpoint.npz is damaged.*delete it"):
+        train(network(), toy_data(), settings(), tmp_path, progress=False)
+
+
+def test_an_npz_that_is_no_checkpoint_is_named(tmp_path):
+    np.savez(tmp_path / "checkpoint.npz", images=np.zeros(3))
+    with pytest.raises(KitError, match="no checkpoint of a training"):
+        train(network(), toy_data(), settings(), tmp_path, progress=False)
+
+
+def test_two_trainings_in_one_folder_are_refused(tmp_path):
+    with alone_in(tmp_path), pytest.raises(KitError, match="another training runs"):
+        train(network(), toy_data(), settings(), tmp_path, progress=False)
+
+
+def test_leftovers_of_a_kill_while_writing_are_cleared(tmp_path):
+    (tmp_path / ".checkpoint-abc.npz").write_bytes(b"half")
+    train(network(), toy_data(), settings(), tmp_path, progress=False)
+    assert not list(tmp_path.glob(".checkpoint-*"))
+
+
+# ---- in processes of their own
+
+def python(code: str, *arguments, **named) -> subprocess.Popen:
+    environment = os.environ | {
+        "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": f"{TESTS}:{TESTS.parent}",
+    }
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], env=environment,
+                            text=True, stdout=subprocess.PIPE, **named)
+
+
+TRAIN = """
+import sys
+from pathlib import Path
+from training_toys import network, settings, toy_data
+from kitlib import models
+from kitlib.training import train
+net = network(dropout=0.2, batch_norm=True)
+train(net, toy_data(), settings(epochs=40, schedule="cosine"), Path(sys.argv[1]), seed=3)
+models.save(net, Path(sys.argv[1]) / "model.keras")
+"""
+
+
+def test_kill_9_at_any_moment_loses_no_finished_epoch(tmp_path):
+    process = python(TRAIN, tmp_path / "killed")
+    while process.poll() is None and epochs_in(tmp_path / "killed") < 3:
+        time.sleep(0.05)
+    time.sleep(np.random.default_rng().uniform(0, 0.3))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    finished = epochs_in(tmp_path / "killed")
+    assert finished >= 3
+    process = python(TRAIN, tmp_path / "killed")
+    said, _ = process.communicate(timeout=100)
+    assert process.returncode == 0 and f"goes on after epoch {finished}" in said
+    assert (tmp_path / "killed" / "model.keras").exists()
+
+    net = network(dropout=0.2, batch_norm=True)
+    history = train(net, toy_data(), settings(epochs=40, schedule="cosine"), tmp_path / "whole", seed=3, progress=False)
+    state = State.load(tmp_path / "killed" / "checkpoint.npz")
+    assert [record["epoch"] for record in state.epochs] == history["epoch"]
+    assert [record["learning_rate"] for record in state.epochs] == history["learning_rate"]
+    np.testing.assert_allclose([record["loss"] for record in state.epochs], history["loss"], atol=1e-4)
+    for one, other in zip(net.get_weights(), state.kept, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def epochs_in(folder: Path) -> int:
+    """Finished epochs; every checkpoint that is ever on disk must be whole."""
+    path = folder / "checkpoint.npz"
+    return len(State.load(path).epochs) if path.exists() else 0
+
+
+DEVICES = """
+import json, tempfile
+import numpy as np, tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+from training_toys import FGSM, network, settings, toy_data
+from kitlib.training import train
+
+def run(strategy, **values):
+    net = network()
+    with tempfile.TemporaryDirectory() as folder:
+        history = train(net, toy_data(), settings(augmentation={"flip": True}, **values), folder, seed=3,
+                        progress=False, strategy=strategy)
+    return history["loss"], history["val_loss"], [weight.tolist() for weight in net.get_weights()]
+
+two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+results = {}
+for values in ({"method": "fgsm", "class_weights": True}, {"method": "free", "replays": 2}):
+    results[str(values)] = [run(None, **values), run(two, **values)]
+results["deterministic"] = [run(None, method="fgsm_rs", deterministic=True) for _ in range(2)]
+print(json.dumps(results))
+"""
+
+
+def test_two_devices_do_as_one_and_deterministic_repeats_bit_for_bit():
+    said, _ = python(DEVICES).communicate(timeout=200)
+    results = json.loads(said.splitlines()[-1])
+    one, again = results.pop("deterministic")
+    assert one == again
+    for single, double in results.values():
+        np.testing.assert_allclose(single[0], double[0], rtol=1e-4)
+        np.testing.assert_allclose(single[1], double[1], rtol=1e-3)
+        for weight, other in zip(single[2], double[2], strict=True):
+            np.testing.assert_allclose(weight, other, atol=2e-3)
