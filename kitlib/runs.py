@@ -95,6 +95,17 @@ class Run:
         self.read_record(name)
         return models.load(self.need(f"models/{name}.keras"))
 
+    def checkpoints(self, name: str) -> Path:
+        """Where the training of "baseline" or "defended" keeps its checkpoints.
+
+        Another folder for other data, network or training settings, and for other code that trains: so a
+        training goes on after a stop, and starts anew after a change, and neither is taken for the other.
+        """
+        parts = {"data", "model", "baseline"} | {name}
+        settings = self.experiment.model_dump(mode="json", include=parts)
+        digest = hashlib.sha256((json.dumps(settings, sort_keys=True) + training_code()).encode()).hexdigest()
+        return self.path(f"checkpoints/{name}-{digest[:12]}")
+
     def save_model(self, name: str, model: keras.Model) -> None:
         models.save(model, self.path(f"models/{name}.keras"))
 
@@ -140,6 +151,16 @@ def _injected(history: list[str]) -> set[str]:
     cells = [ast.parse(cell) for cell in history if cell.startswith("# Parameters")]
     assignments = [line for cell in cells for line in cell.body if isinstance(line, ast.Assign)]
     return {target.id for line in assignments for target in line.targets}
+
+
+@functools.cache
+def training_code() -> str:
+    """Digest of the code that decides what a training yields; comments and layout do not count."""
+    package = Path(__file__).parent
+    files = [package / "models.py", *(file for part in ("data", "attacks", "training")
+                                      for file in sorted((package / part).glob("*.py")))]
+    code = [ast.dump(ast.parse(file.read_text(encoding="utf-8"))) for file in files]
+    return hashlib.sha256("\n".join(code).encode()).hexdigest()
 
 
 def slug(name: str) -> str:

@@ -52,6 +52,16 @@ def test_prose_does_not_change_the_fingerprint_but_settings_do():
     assert runs.open_run("digits_fgsm", "smoke", 0, {"baseline": {"epochs": 5}}).fingerprint != run.fingerprint
 
 
+def test_a_changed_training_gets_its_own_checkpoints_and_a_changed_attack_does_not():
+    def folder(name, overrides=None):
+        return runs.open_run("digits_fgsm", "smoke", 0, overrides).checkpoints(name).name
+
+    assert folder("baseline", {"evaluation": {"keep": 3}, "defended": {"epochs": 9}}) == folder("baseline")
+    assert folder("baseline", {"baseline": {"epochs": 9}}) != folder("baseline")
+    assert folder("defended", {"baseline": {"epochs": 9}}) != folder("defended")
+    assert folder("defended", {"model": {"options": {"dropout": 0.1}}}) != folder("defended")
+
+
 def test_notebook_parameters_open_the_run():
     notebook = {"experiment": "phantom_ct", "profile": "smoke", "seed": 4, "overrides": "", "epsilon": 1,
                 "In": ["", "experiment = 'digits_fgsm'", "# Parameters\nexperiment = 'phantom_ct'\nseed = 4\n"]}
