@@ -5,12 +5,14 @@ EXPERIMENT ?=
 PROFILE    ?= demo
 SEED       ?= 0
 CORES      ?= all
-EXTRAS     ?= test
+# requirements-peers.lock adds Foolbox and ART, for the parity tests and the benchmarks
+LOCK       ?= requirements.lock
 
 ACTIVE := $(or $(VIRTUAL_ENV),$(if $(filter-out base,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX)))
 HOME_OF_PACKAGES := $(or $(ACTIVE),$(CURDIR)/.venv)
 BIN       := $(HOME_OF_PACKAGES)/bin
-INSTALLED := $(HOME_OF_PACKAGES)/.kitlib-installed-$(EXTRAS)
+INSTALLED := $(HOME_OF_PACKAGES)/.kitlib-$(LOCK)
+PIP       := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
@@ -24,8 +26,10 @@ $(HOME_OF_PACKAGES)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(HOME_OF_PACKAGES)
 
-$(INSTALLED): requirements.lock pyproject.toml | $(HOME_OF_PACKAGES)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[$(EXTRAS)]'
+# The lock is complete, so nothing is left to resolve; setuptools, which builds kitlib, is in it.
+$(INSTALLED): $(LOCK) pyproject.toml | $(HOME_OF_PACKAGES)/bin/python
+	$(PIP) --no-deps -r $(LOCK)
+	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
 install: $(INSTALLED) ## install the locked packages
@@ -45,13 +49,15 @@ publish: $(INSTALLED) ## copy the results of EXPERIMENT to figures/ and into the
 notebooks: $(INSTALLED) ## run the notebooks and write their outputs into notebooks/
 	$(BIN)/python -m kitlib refresh
 
-bench: $(INSTALLED) ## the benchmarks, side by side with their peers
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[$(EXTRAS),peers]'
+bench: ## the benchmarks, side by side with their peers
+	@$(MAKE) --no-print-directory install LOCK=requirements-peers.lock
 	$(BIN)/python -m benchmarks.attacks
 	$(BIN)/python -m benchmarks.training
 
-lock: ## make requirements.lock anew from pyproject.toml (needs uv)
-	uv pip compile --universal --python-version 3.11 --all-extras --no-header --no-annotate --upgrade --output-file requirements.lock pyproject.toml
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --upgrade
+lock: ## make both lock files anew from pyproject.toml (needs uv)
+	$(COMPILE) --extra test --extra download --output-file requirements.lock pyproject.toml
+	$(COMPILE) --all-extras --constraint requirements.lock --output-file requirements-peers.lock pyproject.toml
 
 clean: ## remove .venv and what Snakemake remembers (runs/ stays)
 	rm -rf .venv .snakemake

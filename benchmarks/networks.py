@@ -4,8 +4,8 @@ from __future__ import annotations
 import keras
 import numpy as np
 import tensorflow as tf
-from benchmarks.common import folder
 
+from benchmarks.common import folder
 from kitlib import models
 from kitlib.attacks import PGD
 from kitlib.data import DataSettings, load
@@ -30,7 +30,7 @@ def network(dataset):
     return models.build(settings, dataset.images.shape[1:], len(dataset.class_names), seed=0)
 
 
-class _Fast(keras.Model):
+class FastTraining(keras.Model):
     """Trains `network` on images one attack step away from the clean ones."""
 
     def __init__(self, network):
@@ -45,14 +45,14 @@ class _Fast(keras.Model):
         return super().train_step((FAST.perturb(self.network, images, labels), labels))
 
 
-def trained(kind: str, dataset, images: int, epochs: int):
-    """The network, trained `plain` or `robust` on some images; read from the benchmark folder if it is there."""
+def trained(kind: str, dataset, images: int, epochs: int) -> keras.Model:
+    """The network, trained `plain` or `robust` on some images; read from the benchmark folder if there."""
     path = folder() / f"{dataset.name}-{kind}-{images}x{epochs}.keras"
     if path.exists():
         return models.load(path)
     net = network(dataset)
     pixels, labels = dataset.part("train", images, seed=0)
-    trainer = _Fast(net) if kind == "robust" else net
+    trainer = FastTraining(net) if kind == "robust" else net
     steps = epochs * -(-len(pixels) // 128)
     rate = keras.optimizers.schedules.CosineDecay(1e-4, steps, warmup_target=1e-3, warmup_steps=steps // 5)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

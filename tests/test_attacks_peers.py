@@ -112,7 +112,7 @@ def mean_distance(model, images, adversarial, labels):
 
 
 def test_cw_is_no_farther_than_foolbox(foolbox_model, trained_model, images, labels):
-    images, labels = images[:60], labels[:60]
+    images, labels = images[:40], labels[:40]
     theirs = foolbox_images(foolbox_model, "L2CarliniWagnerAttack", None, images, labels,
                             binary_search_steps=5, steps=60, stepsize=0.1)
     ours = our_images(trained_model, images, labels, name="cw_l2", **CW)
@@ -122,8 +122,8 @@ def test_cw_is_no_farther_than_foolbox(foolbox_model, trained_model, images, lab
 
 
 def test_cw_is_no_farther_than_art(art_model, trained_model, images, labels):
-    images, labels = images[:30], labels[:30]
-    theirs = art_images(art_model, "CarliniL2Method", images, labels, binary_search_steps=5, max_iter=20,
+    images, labels = images[:12], labels[:12]
+    theirs = art_images(art_model, "CarliniL2Method", images, labels, binary_search_steps=3, max_iter=8,
                         learning_rate=0.1, verbose=False)
     ours = our_images(trained_model, images, labels, name="cw_l2", **CW)
     distance, found = mean_distance(trained_model, images, ours, labels)

@@ -32,12 +32,12 @@ def random_model(shape, classes, seed):
 @st.composite
 def cases(draw):
     shape, classes = draw(st.sampled_from(SHAPES)), draw(st.sampled_from([2, 3, 5]))
-    random = np.random.default_rng(draw(st.integers(0, 10**6)))
+    numbers = np.random.default_rng(draw(st.integers(0, 10**6)))
     count = draw(st.integers(1, 5))
-    images = random.uniform(0, 1, (count, *shape)).astype(np.float32)
+    images = numbers.uniform(0, 1, (count, *shape)).astype(np.float32)
     if draw(st.booleans()):
         images = images.round()      # on the edges of the box
-    return random_model(shape, classes, draw(st.integers(0, 2))), images, random.integers(0, classes, count)
+    return random_model(shape, classes, draw(st.integers(0, 2))), images, numbers.integers(0, classes, count)
 
 
 options = st.fixed_dictionaries({

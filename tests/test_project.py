@@ -17,10 +17,13 @@ LAYERS = ["settings", "files", "data", "models", "attacks", "training", "evaluat
           "plots", "__main__"]
 
 
-def locked():
+LOCKS = ("requirements.lock", "requirements-peers.lock")
+
+
+def locked(file):
     """name -> versions, as there may be one for each Python."""
     versions = {}
-    for line in (REPOSITORY / "requirements.lock").read_text().splitlines():
+    for line in (REPOSITORY / file).read_text().splitlines():
         requirement = Requirement(line)
         version = str(requirement.specifier).removeprefix("==")
         versions.setdefault(canonicalize_name(requirement.name), []).append(version)
@@ -28,27 +31,36 @@ def locked():
 
 
 def requirements():
-    groups = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
-    return [Requirement(line) for group in groups for line in group]
+    extras = {name: lines for name, lines in PROJECT["optional-dependencies"].items() if name != "peers"}
+    return [Requirement(line) for group in (PROJECT["dependencies"], *extras.values()) for line in group]
 
 
 @pytest.mark.parametrize("requirement", requirements(), ids=str)
 def test_the_lock_satisfies_pyproject(requirement):
-    versions = locked().get(canonicalize_name(requirement.name))
+    versions = locked("requirements.lock").get(canonicalize_name(requirement.name))
     assert versions and all(requirement.specifier.contains(version) for version in versions)
 
 
-def test_every_locked_version_is_exact_and_names_no_host():
-    text = (REPOSITORY / "requirements.lock").read_text()
-    assert "://" not in text and "--" not in text
-    assert all(re.match(r"^[A-Za-z0-9._-]+==[^ ;]+( ; .*)?$", line) for line in text.splitlines())
+def test_the_peers_lock_only_adds_to_the_lock():
+    plain, peers = map(locked, LOCKS)
+    assert plain.items() <= peers.items()
+    for requirement in map(Requirement, PROJECT["optional-dependencies"]["peers"]):
+        assert all(map(requirement.specifier.contains, peers[canonicalize_name(requirement.name)]))
+        assert canonicalize_name(requirement.name) not in plain
+
+
+@pytest.mark.parametrize("file", LOCKS)
+def test_every_locked_version_is_exact_and_names_no_host(file):
+    lines = (REPOSITORY / file).read_text().splitlines()
+    assert all(re.match(r"^[A-Za-z0-9._-]+==[^ ;:/]+( ; [^:]*)?$", line) for line in lines)
 
 
 def test_conda_and_make_install_from_the_same_lock():
     conda = yaml.safe_load((REPOSITORY / "environment.yml").read_text())
     pip = next(entry["pip"] for entry in conda["dependencies"] if isinstance(entry, dict))
-    assert pip == ["-c requirements.lock", "-e .[test]"]
-    assert "-c requirements.lock -e '.[$(EXTRAS)]'" in (REPOSITORY / "Makefile").read_text()
+    assert pip == ["-r requirements.lock", "-e .[test]"]
+    makefile = (REPOSITORY / "Makefile").read_text()
+    assert "LOCK       ?= requirements.lock" in makefile and "--no-deps -r $(LOCK)" in makefile
 
 
 @pytest.mark.parametrize("file", sorted((REPOSITORY / "kitlib").rglob("*.py")), ids=str)

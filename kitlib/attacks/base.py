@@ -232,8 +232,8 @@ class InBall(Attack):
         return direction, seen["logits"], self.resolve(state, seen["logits"])
 
 
-def input_gradient(call: Call, loss_fn: Callable, at: tf.Tensor, labels: tf.Tensor, targeted: bool) -> tf.Tensor:
-    """CleverHans's gradient of the loss (negated where targeted) with respect to the pixels; zero if there is none.
+def input_gradient(call: Call, loss_fn: Callable, at, labels, targeted: bool) -> tf.Tensor:
+    """CleverHans's gradient of the loss (negated where targeted) for the pixels; zero if there is none.
 
     CleverHans wraps it in a tf.function of its own, whose cache would hold every model's graph for ever
     and whose inner tensors cannot be had; its plain Python function joins the kit's graph instead.

@@ -50,7 +50,8 @@ def find_groups(images: np.ndarray, labels: np.ndarray, neighbours: float = NEIG
     """A group number for each image; images must stand in the order of their file numbers within a class.
 
     Linked, and so in one group with all that they are linked to, are (1) images next to each other in a class
-    that correlate above `neighbours`, and (2) any two that correlate above `duplicates`.
+    that correlate above `neighbours`, and (2) any two that correlate above `duplicates`. How the two bounds were
+    chosen for the lung data, and how sure the groups are: data/README.md.
     """
     vectors = unit_vectors(images)
     pairs = [near_duplicates(images, duplicates)[0]]

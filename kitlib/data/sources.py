@@ -51,7 +51,6 @@ def load(settings: DataSettings, seed: int, folder: Path | None = None) -> Datas
         raise KitError(f"seed: must be zero or more (got {seed})")
     folder = Path(folder) if folder is not None else data_folder()
     whole = READERS[settings.name](settings, seed, folder)
-    _refuse_too_few(whole)
     parts = splits.split(whole.labels, settings.split, seed, whole.class_names, whole.split, whole.groups)
     rng = np.random.default_rng([seed, 1])
     for part, limit in settings.limits.model_dump().items():
@@ -63,16 +62,6 @@ def load(settings: DataSettings, seed: int, folder: Path | None = None) -> Datas
     data = dataclasses.replace(whole, split=parts, facts=facts).only_split()
     refuse_beyond_memory(len(data.labels), settings.size, settings.channels)
     return dataclasses.replace(data, images=fit(data.images, settings.size, settings.channels))
-
-
-def _refuse_too_few(data: Dataset) -> None:
-    counts = np.bincount(data.labels, minlength=len(data.class_names))
-    if len(counts) < 2:
-        raise KitError(f"{data.source}: only one class ('{data.class_names[0]}'); a classifier needs two or more")
-    if counts.min() < 3:
-        name = data.class_names[counts.argmin()]
-        raise KitError(f"{data.source}: class '{name}' has {counts.min()} images; each class needs three or more, "
-                       "one each to train, validate and test")
 
 
 def _digits(settings, seed, folder):
@@ -93,16 +82,16 @@ def _phantom_ct(settings, seed, folder):
 
 def _cifar10(settings, seed, folder):
     records, found = _cifar10_records(settings, folder)
-    train, train_digest = _in_order_of_digest(records[:50_000])
-    test, test_digest = _in_order_of_digest(records[50_000:])
+    train, train_digest = _in_order_of_digest(records[:5 * CIFAR10_RECORDS])
+    test, test_digest = _in_order_of_digest(records[5 * CIFAR10_RECORDS:])
     digests = {"train": train_digest, "test": test_digest}
     expected = digests == CIFAR10_DIGESTS
     records = np.concatenate([train, test])
     images = np.ascontiguousarray(records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-    given = {"train": np.arange(50_000), "test": np.arange(50_000, 60_000)}
+    given = {"train": np.arange(len(train)), "test": np.arange(len(train), len(records))}
     judged = "the contents are" if expected else "the contents are NOT"
     return Dataset("cifar10", images, records[:, 0].astype(np.int32), CIFAR10_CLASSES, given,
-                   f"CIFAR-10 (Krizhevsky 2009), 60,000 images in {printable(found)}; {judged} the official ones",
+                   f"CIFAR-10 (Krizhevsky 2009), {len(records):,} images in {printable(found)}; {judged} official",
                    facts={"as_expected": expected, "digest": digests})
 
 
@@ -287,6 +276,7 @@ def _from_files(settings, home, by_part, folder, channels) -> tuple[Dataset, np.
             labels += [names.index(name)] * len(found)
             parts += [part] * len(found)
             others += ignored
+    _refuse_too_few(labels, names, home)
     arrays = read_pictures(paths, settings.size, settings.shorter_side(), channels, folder / ".cache")
     parts = np.array(parts, dtype=object)
     source = f"{len(paths):,} image files in {printable(home)}" + (f" ({others} other files ignored)" if others else "")
@@ -294,6 +284,15 @@ def _from_files(settings, home, by_part, folder, channels) -> tuple[Dataset, np.
     data = Dataset(settings.name, arrays["images"], np.array(labels, np.int32), tuple(names), given, source,
                    files=np.array([printable(path.relative_to(home)) for path in paths]), digests=arrays["digests"])
     return data, arrays["thumbnails"]
+
+
+def _refuse_too_few(labels, names, home) -> None:
+    counts = np.bincount(labels)
+    if len(counts) < 2:
+        raise KitError(f"{printable(home)} holds only one class ('{names[0]}'); a classifier needs two or more")
+    if counts.min() < 3:
+        raise KitError(f"{printable(home)}: class '{names[counts.argmin()]}' has {counts.min()} images; each class "
+                       "needs three or more, one each to train, validate and test")
 
 
 READERS = {"digits": _digits, "phantom_ct": _phantom_ct, "cifar10": _cifar10, "iq_othnccd": _iq_othnccd,
