@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from kitlib.data import Dataset
 from kitlib.files import written_whole
-from kitlib.settings import format_epsilon
 
+ROUNDING = 1e-4  # a change smaller than this is float rounding, not a perturbation
 COLOURS = dict(zip(("baseline", "defended", "paper", "chance", "published"),
                    [sns.color_palette("colorblind")[i] for i in (3, 0, 2, 7, 1)], strict=True))
 sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
@@ -73,7 +73,8 @@ def class_counts(dataset: Dataset) -> Figure:
         axes.bar_label(bars, fontsize=7)
     axes.set(xticks=positions, ylabel="images", title="Images of each class")
     axes.set_xticklabels(dataset.class_names, rotation=30 if len(positions) > 5 else 0)
-    axes.legend()
+    axes.margins(y=0.3)
+    axes.legend(ncols=len(parts), loc="upper center", fontsize=8)
     return figure
 
 
@@ -117,9 +118,9 @@ def attack_grid(
         picture(grid[row][0], image, "clean\n" + titles["clean"][row], _colour(right["clean"][row]))
         for number, name in enumerate(names):
             change = attacked[name][row] - image
-            largest = max(float(np.abs(change).max()), 1e-12)
-            picture(grid[row][1 + 2 * number], 0.5 + change / (2 * largest),
-                    f"perturbation\nlargest {format_epsilon(round(largest, 4))}")
+            largest = float(np.abs(change).max())
+            amplified = 0.5 + change / (2 * largest) if largest > ROUNDING else np.full_like(change, 0.5)
+            picture(grid[row][1 + 2 * number], amplified, f"perturbation\nlargest {255 * largest:.1f}/255")
             picture(grid[row][2 + 2 * number], attacked[name][row],
                     f"{name}\n{titles[name][row]}", _colour(right[name][row]))
     return figure

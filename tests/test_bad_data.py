@@ -423,6 +423,7 @@ BAD_SETTINGS = {
     "grouped split of cifar10": ({"name": "cifar10", "split": {"kind": "grouped"}}, "cifar10 has no 'grouped' split"),
     "option of another data set": (bad_settings(count=100), "'count' is a setting of phantom_ct, not of digits"),
     "image_folder without path": ({"name": "image_folder"}, "image_folder needs 'path'"),
+    "no slices to draw": ({"name": "phantom_ct", "count": None}, "phantom_ct needs 'count'"),
     "resize below size": ({"name": "iq_othnccd", "size": 96, "resize": 64}, "'resize' (64) must be at least 'size'"),
     "limit of zero": (bad_settings(limits={"train": 0}), "'limits.train'"),
 }

@@ -186,8 +186,9 @@ def test_attacks_see_batch_norm_as_in_training_only_where_asked(mode, moves):
 
 def test_inference_mode_after_keeps_the_moving_statistics(tmp_path):
     means = []
-    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: means.append(net.layers[3].moving_mean.numpy()))
     net = network(batch_norm=True)
+    layer = net.layers[3]
+    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: means.append(layer.moving_mean.numpy()))
     train(net, toy_data(), settings(epochs=3, inference_mode_after=2), tmp_path, progress=False, callbacks=[watch])
     assert (means[0] != means[1]).any() and (means[1] == means[2]).all()
 
@@ -309,7 +310,8 @@ def test_auto_precision_takes_bfloat16_only_where_it_is_fast(flags, gpus, fast):
 
 
 def test_cpu_flags_are_read_and_may_be_missing(tmp_path):
-    (tmp_path / "cpuinfo").write_text("processor\t: 0\nflags\t\t: fpu amx_bf16\nprocessor\t: 1\nflags\t\t: fpu amx_bf16\n")
+    core = "processor\t: 0\nflags\t\t: fpu amx_bf16\n"
+    (tmp_path / "cpuinfo").write_text(2 * core)
     assert cpu_flags(tmp_path / "cpuinfo") == {"fpu", "amx_bf16"}
     assert cpu_flags(tmp_path / "none") == set()
 

@@ -93,6 +93,7 @@ class Attack(Settings):
         """The same attack with eps = 0: all its clipping and conversions, no perturbation."""
         return self.model_copy(update={"eps": 0.0})
 
+    @tf.autograph.experimental.do_not_convert      # nothing to convert, and converting takes seconds
     def perturb(self, model, images, labels=None, seed=None, training: bool = False) -> tf.Tensor:
         """Adversarial images, as a tensor like `images`; may be called inside a tf.function or train_step.
 

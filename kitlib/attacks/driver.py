@@ -79,7 +79,7 @@ def run(attack: Attack, model, images, labels=None, *, batch_size: int = 128, se
         for chunk, given in _chunks(images, labels, batch_size):
             where = f"images {done} to {done + len(chunk) - 1}"
             chunk = check_images(chunk, where)
-            classes = classes or check_model(model, chunk[:batch_size])
+            classes = classes or check_model(model, chunk[:8])
             given = check_labels(given, len(chunk), classes, attack.targeted, where)
             work = _Work(attack, model, chunk, given, done, batch_size, stop, keep_images, bar)
             parts.append(work.go(seed_tensor(seed)))

@@ -124,6 +124,8 @@ class DataSettings(Settings):
         if self.name not in KINDS[self.split.kind]:
             raise ValueError(f"{self.name} has no '{self.split.kind}' split: "
                              f"use {' or '.join(kind for kind in KINDS if self.name in KINDS[kind])}")
+        if self.name == "phantom_ct" and self.count is None:
+            raise ValueError("phantom_ct needs 'count', the number of slices to draw")
         if self.name == "image_folder" and not self.path:
             raise ValueError("image_folder needs 'path', the folder that holds <class>/<image>")
         if self.resize is not None and self.resize < self.size:

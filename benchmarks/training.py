@@ -1,0 +1,325 @@
+"""What training costs: steps against a plain step, precision, input pipeline, memory, and peers.
+
+    python -m benchmarks.training            # all; on two cores about fifteen minutes
+    python -m benchmarks.training steps      # one part of them
+
+Ratios are of neighbours in one run; the limits come from counting passes (a forward pass is a third of a
+plain step, the backward pass to the input alone another third).
+"""
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+from kitlib import attacks, models, training  # isort: skip (before TensorFlow: it chooses its kernels)
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from benchmarks import networks
+from benchmarks.common import paired, ratio, table, write
+from kitlib.training.batches import Examples, training_batches
+from kitlib.training.optimizers import FusedAdam
+from kitlib.training.precision import twin
+from kitlib.training.settings import Augmentation
+
+BATCH = 128
+REPEATS = 7
+FGSM = {"name": "fgsm", "eps": "8/255"}
+NOT_MEASURED = "not measured: this machine is not fast at bfloat16 (no AMX, AVX512-bf16 or GPU)"
+
+
+def pgd(steps: int) -> dict:
+    return {"name": "pgd", "eps": "8/255", "step": "2/255", "steps": steps, "keep": "last"}
+
+
+def step_of(network, images, labels, optimizer=None, **values) -> Callable:
+    """One training step of the kit on a fixed batch, compiled as `fit` compiles it."""
+    step = training.training_for(training.TrainingSettings.read(values, "benchmark"), network)
+    step.compile(optimizer=optimizer or FusedAdam(1e-4), jit_compile=False)
+    step.optimizer.build(network.trainable_variables)
+    compiled = tf.function(step.train_step)
+    return lambda: compiled((images, labels))["loss"].numpy()
+
+
+def steps(dataset) -> dict:
+    """Each method's step against a plain step of the same clean batch."""
+    network = networks.network(dataset)
+    images, labels = map(tf.constant, dataset.part("train", BATCH))
+    adversarial = images + 0.01
+
+    def separate_passes():  # plain step, image gradient, plain step: what sharing saves
+        plain()
+        fgsm(images, labels)
+        other()
+
+    plain = step_of(network, images, labels)
+    other = step_of(network, adversarial, labels)
+    perturb = attacks.read(FGSM).perturb
+    fgsm = tf.function(lambda images, labels: perturb(network, images, labels, seed=0))
+    cases = {
+        "plain": (plain, 1.0, None),
+        "fgsm: clean + FGSM, shared": (step_of(network, images, labels, method="fgsm"), 2.0, 2.15),
+        "the same in separate passes": (separate_passes, 2.67, None),
+        "fgsm: FGSM only": (step_of(network, images, labels, method="fgsm", clean_share=0.0), 1.67, 1.8),
+        "fgsm: predicted labels": (
+            step_of(network, images, labels, method="fgsm", attacks=[{**FGSM, "labels": "predicted"}]), 2.67, None),
+        "fgsm_rs": (step_of(network, images, labels, method="fgsm_rs"), 1.67, 1.1 * 1.67),
+        "pgd, 2 steps": (step_of(network, images, labels, method="pgd", attacks=[pgd(2)]), 2.33, 1.1 * 2.34),
+        "pgd, 7 steps": (step_of(network, images, labels, method="pgd", attacks=[pgd(7)]), 5.67, 1.1 * 5.69),
+        "free, a replay": (step_of(network, images, labels, method="free", replays=1), 1.0, None),
+        "trades, 2 steps": (step_of(network, images, labels, method="trades", attacks=[pgd(2)]), 3.67, None),
+    }
+    seconds = paired({name: case[0] for name, case in cases.items()}, repeats=REPEATS, warm_up=2)
+    rows, results = [], {}
+    for name, (_, physical, limit) in cases.items():
+        times = ratio(seconds[name], seconds["plain"])
+        results[name] = {"seconds": min(seconds[name]), "ratio": times, "passes": physical, "limit": limit}
+        kept = None if limit is None else ("yes" if times["median"] <= limit else "NO")
+        rows.append([name, 1000 * min(seconds[name]), *times.values(), physical, limit, kept])
+    columns = ["step", "ms, best", "x plain", "low", "high", "by passes", "limit", "within"]
+    print(table(f"Training steps, even_deeper_cnn, {dataset.name}, batch {BATCH}, float32", columns, rows))
+    return results
+
+
+def optimizers(dataset) -> dict:
+    """The fused Adam against Keras's own, on the same step."""
+    network = networks.network(dataset)
+    images, labels = map(tf.constant, dataset.part("train", BATCH))
+    seconds = paired({
+        "fused": step_of(network, images, labels),
+        "keras": step_of(network, images, labels, optimizer=keras.optimizers.Adam(1e-4)),
+    }, repeats=REPEATS, warm_up=2)
+    times = ratio(seconds["keras"], seconds["fused"])
+    title = "A plain step with Keras's Adam against the fused one"
+    print(table(title, ["ratio", "low", "high"], [list(times.values())]))
+    return times
+
+
+def precision(dataset) -> dict | str:
+    """What `auto` brings over float32."""
+    if training.choose_precision("auto") == "float32":
+        print(f"\nauto against float32: {NOT_MEASURED}")
+        return NOT_MEASURED
+    network = networks.network(dataset)
+    images, labels = map(tf.constant, dataset.part("train", BATCH))
+    cases = {f"{method}, {kind}": step_of(twin(network, kind), images, labels, method=method)
+             for method in ("plain", "fgsm") for kind in ("float32", "bfloat16")}
+    seconds = paired(cases, repeats=REPEATS, warm_up=2)
+    results = {method: ratio(seconds[f"{method}, float32"], seconds[f"{method}, bfloat16"])
+               for method in ("plain", "fgsm")}
+    rows = [[method, *times.values(), 2.5] for method, times in results.items()]
+    columns = ["method", "times faster", "low", "high", "aim"]
+    print(table("Training in `auto` (bfloat16) against float32", columns, rows))
+    return results
+
+
+def resnet(size: int = 112, batch: int = 16) -> dict:
+    """ResNet-50 from scratch: images a second, and where a step's time goes."""
+    network = models.build(models.ModelSettings(name="resnet50"), (size, size, 3), 3, seed=0)
+    images = tf.random.stateless_uniform((batch, size, size, 3), (1, 2))
+    labels = tf.zeros((batch,), tf.int32)
+    kinds = ["float32"] + ["bfloat16"] * (training.choose_precision("auto") == "bfloat16")
+    rows, results = [], {}
+    for kind in kinds:
+        net = twin(network, kind)
+        frozen = training.training_for(training.TrainingSettings(), net)
+        frozen.training_mode = False
+        frozen.compile(optimizer=FusedAdam(1e-4), jit_compile=False)
+        frozen.optimizer.build(net.trainable_variables)
+        frozen_step = tf.function(frozen.train_step)
+        forward = tf.function(lambda net=net: net(images, training=True))
+        seconds = paired({
+            "step": step_of(net, images, labels),
+            "forward": lambda forward=forward: forward().numpy(),
+            "frozen": lambda frozen_step=frozen_step: frozen_step((images, labels))["loss"].numpy(),
+        }, repeats=5, warm_up=2)
+        whole, forwards, frozen_time = (min(seconds[name]) for name in ("step", "forward", "frozen"))
+        results[kind] = {"images_per_second": batch / whole, "step": whole, "forward": forwards, "frozen": frozen_time}
+        rows.append([kind, batch / whole, 1000 * whole, 1000 * forwards, 1000 * frozen_time])
+    columns = ["precision", "images/s", "step, ms", "forward, ms", "step with frozen batch norm, ms"]
+    print(table(f"ResNet-50, {size} px, batch {batch} (aim in `auto` on AMX: 40 images/s)", columns, rows))
+    if len(kinds) == 1:
+        print(f"auto: {NOT_MEASURED}")
+    return results
+
+
+def pipeline(dataset) -> dict:
+    """Time of the input pipeline a batch (with flips and rotations), as a share of a plain step."""
+    examples = Examples(dataset.images, dataset.labels, dataset.split["train"])
+    images, labels = map(tf.constant, dataset.part("train", BATCH))
+    step = step_of(networks.network(dataset), images, labels)
+    stream = iter(training_batches(examples, BATCH, Augmentation(flip=True, rotation=15), seed=0))
+
+    def ten_batches():
+        for _ in range(10):
+            next(stream)
+
+    seconds = paired({"step": step, "pipeline": ten_batches}, repeats=REPEATS, warm_up=2)
+    share = {name: value / 10 for name, value in ratio(seconds["pipeline"], seconds["step"]).items()}
+    rows = [[100 * share["median"], 100 * share["low"], 100 * share["high"], 5.0]]
+    print(table("Input pipeline, per cent of a plain step", ["median", "low", "high", "limit"], rows))
+    return share
+
+
+_MEMORY = """
+import resource, sys, tempfile
+import keras
+from benchmarks import networks
+from kitlib import training
+dataset = networks.data()
+class Enough(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 5:
+            raise KeyboardInterrupt
+settings = training.TrainingSettings(method="fgsm", augmentation={"flip": True, "rotation": 15})
+try:
+    with tempfile.TemporaryDirectory() as folder:
+        training.train(networks.network(dataset), dataset, settings, folder, progress=False, callbacks=[Enough()])
+except KeyboardInterrupt:
+    print("GiB", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+def memory(dataset) -> float:
+    """Peak memory of a process that loads the data and trains with clean + FGSM batches, in GiB."""
+    done = subprocess.run([sys.executable, "-c", _MEMORY], capture_output=True, text=True, check=True)
+    peak = float(done.stdout.split("GiB")[1])
+    print(table(f"Memory of clean + FGSM training on {dataset.name}", ["peak, GiB", "limit"], [[peak, 2.5]]))
+    return peak
+
+
+def peers(dataset, count: int = 512) -> dict:
+    """The same epoch of `count` images in the kit and in peers: the same attack, the same number of updates.
+
+    ART's AdversarialTrainer with ratio 1 trains on the attacked images alone, as CleverHans's CIFAR-10 tutorial
+    does; clean + FGSM is the hand-written loop's with a plain and an adversarial loss.
+    """
+    pixels, labels = dataset.part("train", count)
+    kinds = {"FGSM only": (FGSM, "fgsm"), "PGD-7": (pgd(7), "pgd")}
+    rows, results = [], {}
+    for title, (attack, method) in kinds.items():
+        values = {"method": method, "attacks": [attack]} | ({"clean_share": 0.0} if method == "fgsm" else {})
+        seconds = paired({
+            "kit": _kit_epoch(dataset, pixels, labels, values),
+            "ART": _art_epoch(dataset, pixels, labels, attack),
+            "CleverHans loop": _cleverhans_epoch(dataset, pixels, labels, attack, clean=False),
+        }, repeats=3)
+        _compare(title, seconds, rows, results, count)
+    seconds = paired({
+        "kit": _kit_epoch(dataset, pixels, labels, {"method": "fgsm"}),
+        "CleverHans loop": _cleverhans_epoch(dataset, pixels, labels, FGSM, clean=True),
+    }, repeats=3)
+    _compare("clean + FGSM", seconds, rows, results, count)
+    columns = ["training", "peer", "peer, images/s", "kit, images/s", "kit times faster", "low", "high", "aim"]
+    print(table(f"An epoch of {count} images, batch {BATCH}, against peers, float32", columns, rows))
+    return results
+
+
+def _compare(title, seconds, rows, results, count):
+    for peer in seconds.keys() - {"kit"}:
+        times = ratio(seconds[peer], seconds["kit"])
+        results[f"{title}, {peer}"] = times
+        speeds = [count / min(seconds[name]) for name in (peer, "kit")]
+        rows.append([title, peer, *speeds, *times.values(), 2.0])
+
+
+def _kit_epoch(dataset, pixels, labels, values) -> Callable:
+    network = networks.network(dataset)
+    settings = training.TrainingSettings.read({"batch_size": BATCH, **values}, "benchmark")
+    step = training.training_for(settings, network)
+    step.compile(optimizer=FusedAdam(1e-4), jit_compile=False)
+    images = np.round(pixels * 255).astype(np.uint8)
+    examples = Examples(images, labels, np.arange(len(images)))
+
+    def epoch():
+        step.fit(training_batches(examples, BATCH, Augmentation(), 0), shuffle=False, verbose=0,
+                 steps_per_epoch=len(images) // BATCH)
+
+    return epoch
+
+
+def _art_epoch(dataset, pixels, labels, attack) -> Callable:
+    from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescentTensorFlowV2
+    from art.defences.trainer import AdversarialTrainer
+    from art.estimators.classification import TensorFlowV2Classifier
+
+    network, classes = networks.network(dataset), len(dataset.class_names)
+    optimizer, loss = keras.optimizers.Adam(1e-4), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    @tf.function
+    def train_step(model, images, labels):
+        with tf.GradientTape() as tape:
+            value = loss(labels, model(images, training=True))
+        optimizer.apply(tape.gradient(value, model.trainable_variables), model.trainable_variables)
+
+    classifier = TensorFlowV2Classifier(
+        network, classes, pixels.shape[1:], loss_object=loss, train_step=train_step, clip_values=(0.0, 1.0))
+    eps = attacks.read(attack).eps
+    if attack["name"] == "fgsm":
+        art_attack = FastGradientMethod(classifier, eps=eps, batch_size=BATCH)
+    else:
+        art_attack = ProjectedGradientDescentTensorFlowV2(
+            classifier, eps=eps, eps_step=attacks.read(attack).step, max_iter=attack["steps"], num_random_init=1,
+            batch_size=BATCH, verbose=False)
+    trainer = AdversarialTrainer(classifier, art_attack, ratio=1.0)
+    return lambda: trainer.fit(pixels, labels, batch_size=BATCH, nb_epochs=1)
+
+
+def _cleverhans_epoch(dataset, pixels, labels, attack, clean: bool) -> Callable:
+    """The loop of CleverHans's tutorials/tf2/cifar10_tutorial.py: attack called plainly, step compiled."""
+    from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
+    from cleverhans.tf2.attacks.projected_gradient_descent import projected_gradient_descent
+
+    network = networks.network(dataset)
+    optimizer, loss = keras.optimizers.Adam(1e-4), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    settings = attacks.read(attack)
+
+    @tf.function
+    def train_step(images, labels):
+        with tf.GradientTape() as tape:
+            value = loss(labels, network(images, training=True))
+        optimizer.apply(tape.gradient(value, network.trainable_variables), network.trainable_variables)
+
+    def attacked(images, labels):
+        if attack["name"] == "fgsm":
+            return fast_gradient_method(network, images, settings.eps, np.inf, clip_min=0.0, clip_max=1.0, y=labels)
+        return projected_gradient_descent(
+            network, images, settings.eps, settings.step, settings.steps, np.inf, clip_min=0.0, clip_max=1.0,
+            y=labels, sanity_checks=False)
+
+    def epoch():
+        for images, batch_labels in tf.data.Dataset.from_tensor_slices((pixels, labels)).batch(BATCH):
+            if clean:
+                train_step(images, batch_labels)
+            train_step(attacked(images, batch_labels), batch_labels)
+
+    return epoch
+
+
+PARTS = {
+    "steps": steps, "optimizers": optimizers, "precision": precision, "resnet": lambda _: resnet(),
+    "pipeline": pipeline, "memory": memory, "peers": peers,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", metavar="part", help="default: all")
+    chosen = parser.parse_args().parts or list(PARTS)
+    if unknown := set(chosen) - PARTS.keys():
+        parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    dataset = networks.data()
+    results, started = {}, time.perf_counter()
+    for part in chosen:
+        results[part] = PARTS[part](dataset)
+    write("training" if len(chosen) == len(PARTS) else "training-" + "-".join(chosen), results)
+    print(f"{time.perf_counter() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
