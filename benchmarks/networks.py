@@ -1,15 +1,15 @@
 """The data and the networks that the benchmarks attack: trained here, briefly, and kept."""
 from __future__ import annotations
 
-import keras
-import numpy as np
-import tensorflow as tf
-
 from benchmarks.common import folder
 from kitlib import models
 from kitlib.attacks import PGD
 from kitlib.data import DataSettings, load
 from kitlib.settings import KitError
+
+import keras
+import numpy as np
+import tensorflow as tf
 
 # One step of fast adversarial training (Wong et al. 2020, arXiv:2001.03994) at 8/255.
 FAST = PGD(eps="8/255", step="10/255", steps=1, random_start=True, keep="last")

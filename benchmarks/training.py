@@ -16,16 +16,16 @@ from collections.abc import Callable
 
 from kitlib import attacks, models, training  # isort: skip (before TensorFlow: it chooses its kernels)
 
-import keras
-import numpy as np
-import tensorflow as tf
-
 from benchmarks import networks
 from benchmarks.common import paired, ratio, table, write
 from kitlib.training.batches import Examples, training_batches
 from kitlib.training.optimizers import FusedAdam
 from kitlib.training.precision import twin
 from kitlib.training.settings import Augmentation
+
+import keras
+import numpy as np
+import tensorflow as tf
 
 BATCH = 128
 REPEATS = 7

@@ -2,9 +2,29 @@
 
 Words used throughout: *pixels* are float32, N x H x W x C, in [0, 1]; a *model* takes
 pixels and returns *logits*; every *epsilon* is in pixels and written n/255.
+
+Import kitlib before TensorFlow and Keras: it sets what TensorFlow reads only once.
 """
 import os
 
+
+def _import_tensorflow_quietly() -> None:
+    """TensorFlow's libraries write a page of notices to the terminal before Python can stop them."""
+    terminal = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        import tensorflow
+
+        tensorflow.config.list_physical_devices("GPU")  # says once more that there is none
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(nowhere)
+
+
 # TensorFlow uses oneDNN's kernels of itself only on CPUs with AVX512-VNNI or AMX; on others they are faster
-# too (training about 1.5 times on AMD Zen 3). It reads this when it is imported, so import kitlib before it.
+# too (training about 1.5 times on AMD Zen 3).
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+_import_tensorflow_quietly()

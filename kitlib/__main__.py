@@ -68,7 +68,8 @@ def refresh(arguments) -> int:
     """Run the notebooks with their defaults and write their outputs back into notebooks/."""
     for notebook in sorted((REPOSITORY / "notebooks").glob("[0-9]*.ipynb")):
         print(notebook.name, flush=True)
-        command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute", "--inplace", str(notebook)]
+        command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute", "--inplace",
+                   "--ExecutePreprocessor.record_timing=False", str(notebook)]
         subprocess.run(command, check=True)
     return 0
 

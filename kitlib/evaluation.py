@@ -3,14 +3,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kitlib.attacks import Attack, AttackResult, run
+from kitlib.models import predict_logits
+from kitlib.settings import KitError
+
 import keras
 import numpy as np
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix
-
-from kitlib.attacks import Attack, AttackResult, run
-from kitlib.models import predict_logits
-from kitlib.settings import KitError
 
 CONFIDENCE = 0.95
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import pydantic
-import yaml
-
 from kitlib import attacks
 from kitlib.data import DataSettings
 from kitlib.models import ModelSettings
 from kitlib.settings import Epsilon, KitError, Settings, suggestion
 from kitlib.training import TrainingSettings
+
+import pydantic
+import yaml
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 EXPERIMENTS = REPOSITORY / "notebooks" / "experiments"

@@ -9,9 +9,9 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-import numpy as np
-
 from kitlib.settings import KitError
+
+import numpy as np
 
 _FREE_SPACE = "free space or choose another folder"
 

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from kitlib.files import written_whole
+from kitlib.settings import KitError, Settings, choose
+
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers
-
-from kitlib.files import written_whole
-from kitlib.settings import KitError, Settings, choose
 
 
 class Normalisation(Settings):

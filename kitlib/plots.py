@@ -3,13 +3,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kitlib.data import Dataset
+from kitlib.files import written_whole
+
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
-
-from kitlib.data import Dataset
-from kitlib.files import written_whole
 
 ROUNDING = 1e-4  # a change smaller than this is float rounding, not a perturbation
 COLOURS = dict(zip(("baseline", "defended", "paper", "chance", "published"),

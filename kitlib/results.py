@@ -6,14 +6,14 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
-import pandas as pd
-
 from kitlib.data import Dataset
 from kitlib.evaluation import Evaluation, confusion, recalls
 from kitlib.experiment import Experiment, PaperFigure
 from kitlib.files import read_json, write_json, write_text, written_whole
 from kitlib.runs import Run, environment
 from kitlib.settings import Settings
+
+import pandas as pd
 
 TOLERANCE = 0.03  # a figure counts as reached within 3 points
 

@@ -11,15 +11,15 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-import keras
-import tensorflow as tf
-
 from kitlib import experiment as experiments
 from kitlib import models
 from kitlib.data import Dataset
 from kitlib.experiment import REPOSITORY, Experiment
 from kitlib.files import read_arrays, read_json, write_arrays, write_json
 from kitlib.settings import KitError, suggestion
+
+import keras
+import tensorflow as tf
 
 # Which notebook makes what: for the message when something is missing.
 MAKER = {

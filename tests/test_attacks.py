@@ -2,6 +2,11 @@
 import gc
 import weakref
 
+from kitlib import attacks
+from kitlib.attacks.gradient import checkpoints
+from kitlib.attacks.square import bump, sides
+from kitlib.settings import KitError
+
 import keras
 import numpy as np
 import pytest
@@ -9,11 +14,6 @@ import tensorflow as tf
 from cleverhans.tf2.attacks.carlini_wagner_l2 import carlini_wagner_l2
 from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
 from cleverhans.tf2.attacks.projected_gradient_descent import projected_gradient_descent
-
-from kitlib import attacks
-from kitlib.attacks.gradient import checkpoints
-from kitlib.attacks.square import bump, sides
-from kitlib.settings import KitError
 
 GREY = {"mean": 0.5, "std": 0.5}
 EPS = 0.1

@@ -4,13 +4,13 @@ import socket
 import struct
 import zlib
 
-import numpy as np
-import pytest
-from PIL import Image
-
 from kitlib import files
 from kitlib.data import Dataset, DataSettings, load, sources
 from kitlib.settings import KitError
+
+import numpy as np
+import pytest
+from PIL import Image
 
 CLASSES = ("cat", "dog")
 

@@ -6,12 +6,6 @@ import struct
 import tarfile
 from pathlib import Path
 
-import numpy as np
-import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image
-
 from kitlib import files
 from kitlib.data import (
     Dataset,
@@ -26,6 +20,12 @@ from kitlib.data import (
     splits,
 )
 from kitlib.settings import KitError
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
 
 REAL = Path(os.environ.get("KITLIB_DATA", data_folder()))
 

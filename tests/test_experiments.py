@@ -1,8 +1,8 @@
-import pytest
-import yaml
-
 from kitlib import experiment
 from kitlib.settings import KitError
+
+import pytest
+import yaml
 
 PAPER_A = {"cifar10_exp1": (80.58, 13.85), "cifar10_exp2": (76.42, 81.72),
            "cifar10_exp3": (82.31, 94.47), "cifar10_exp4": (82.8, 97.13)}

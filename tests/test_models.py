@@ -1,10 +1,10 @@
-import keras
-import numpy as np
-import pytest
-
 from kitlib import models
 from kitlib.models import IMAGENET, ModelSettings, Normalisation
 from kitlib.settings import KitError
+
+import keras
+import numpy as np
+import pytest
 
 SMALL = {
     "even_deeper_cnn": ({"widths": [4] * 6, "dense": [8]}, (32, 32, 3)),

@@ -2,11 +2,11 @@
 import re
 import statistics
 
-import nbformat
-import pytest
-
 from kitlib.experiment import REPOSITORY
 from kitlib.runs import MAKER, PARAMETERS
+
+import nbformat
+import pytest
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("[0-9]*.ipynb"))
 

@@ -4,11 +4,11 @@ import re
 import subprocess
 import sys
 
-import nbformat
-import pytest
-
 from kitlib import results
 from kitlib.experiment import REPOSITORY
+
+import nbformat
+import pytest
 
 
 def kitlib(*arguments, runs, cwd):

@@ -1,11 +1,11 @@
-import matplotlib.pyplot as plt
-import numpy as np
-import pytest
-
 from kitlib import data, plots
 from kitlib.data import DataSettings
 from kitlib.evaluation import Accuracy
 from kitlib.results import Measured
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,12 @@ import subprocess
 import sys
 import tomllib
 
+from kitlib.experiment import REPOSITORY
+
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-
-from kitlib.experiment import REPOSITORY
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 LAYERS = ["settings", "files", "data", "models", "attacks", "training", "evaluation", "experiment", "runs", "results",

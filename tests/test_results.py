@@ -1,11 +1,11 @@
-import numpy as np
-import pytest
-from scipy.stats import norm
-
 from kitlib import attacks, evaluation, results
 from kitlib.evaluation import Accuracy, Evaluation
 from kitlib.experiment import REPOSITORY, PaperFigure
 from kitlib.settings import KitError
+
+import numpy as np
+import pytest
+from scipy.stats import norm
 
 FGSM = attacks.read({"name": "fgsm", "eps": "8/255"})
 

@@ -1,9 +1,9 @@
 import json
 
-import pytest
-
 from kitlib import runs
 from kitlib.settings import KitError
+
+import pytest
 
 
 @pytest.fixture(autouse=True)

@@ -1,11 +1,11 @@
 import os
 import stat
 
-import numpy as np
-import pytest
-
 from kitlib import files
 from kitlib.settings import Epsilon, KitError, Settings, choose, format_epsilon, parse_epsilon
+
+import numpy as np
+import pytest
 
 
 class Example(Settings):

@@ -4,21 +4,21 @@ from __future__ import annotations
 import errno
 import math
 
-import keras
-import numpy as np
-import pytest
-import tensorflow as tf
-from training_toys import FGSM, PGD, SHAPE, network, settings, toy_data
-
 from kitlib import attacks, models
 from kitlib.data import Dataset
 from kitlib.settings import KitError
 from kitlib.training import TrainingSettings, loop, train, training_for
 from kitlib.training.batches import Examples, augment, training_batches
 from kitlib.training.optimizers import FusedAdam, schedule_for
-from kitlib.training.precision import cpu_flags, fast_bfloat16, twin
+from kitlib.training.precision import FusedBatchNormalization, cpu_flags, fast_bfloat16, twin
 from kitlib.training.settings import Augmentation
 from kitlib.training.steps import Free, Mixed, SharedFGSM, Trades, kl_divergence
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from training_toys import FGSM, PGD, SHAPE, network, settings, toy_data
 
 
 def compiled(chosen: TrainingSettings, net: keras.Model, **named):
@@ -187,7 +187,7 @@ def test_attacks_see_batch_norm_as_in_training_only_where_asked(mode, moves):
 def test_inference_mode_after_keeps_the_moving_statistics(tmp_path):
     means = []
     net = network(batch_norm=True)
-    layer = net.layers[3]
+    layer = net.layers[3]  # has the epoch's weights when callbacks run
     watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: means.append(layer.moving_mean.numpy()))
     train(net, toy_data(), settings(epochs=3, inference_mode_after=2), tmp_path, progress=False, callbacks=[watch])
     assert (means[0] != means[1]).any() and (means[1] == means[2]).all()
@@ -335,6 +335,26 @@ def test_twin_computes_in_bfloat16_but_answers_in_float32():
     logits = copy(images)
     assert logits.dtype == tf.float32
     assert 0 < np.abs(logits - net(images)).max() < 0.05
+
+
+@pytest.mark.parametrize("kind, tolerance", [("float32", 1e-5), ("bfloat16", 0.1)])
+def test_the_fused_batch_norm_of_a_twin_is_keras_s(kind, tolerance):
+    net, (images, labels) = network(batch_norm=True), a_batch()
+    net.layers[3].gamma.assign([0.5, 1.0, 1.5, 2.0])
+    copy = twin(net, kind)
+    assert isinstance(copy.layers[3], FusedBatchNormalization)
+
+    def passes(model):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            logits = model(images, training=True)
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+        return [logits, *tape.gradient(loss, [*model.trainable_variables, images]), *model.non_trainable_variables]
+
+    for one, other in zip(passes(net), passes(copy), strict=True):
+        size = np.abs(one).max()
+        np.testing.assert_allclose(one / size, other / size, atol=tolerance)
+    np.testing.assert_allclose(net(images), copy(images), atol=tolerance)
 
 
 # ---- which epoch is kept, when to stop, catastrophic overfitting

@@ -9,14 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+from kitlib.settings import KitError
+from kitlib.training import loop, train
+from kitlib.training.checkpoint import State, alone_in
+
 import keras
 import numpy as np
 import pytest
 from training_toys import FGSM, network, settings, toy_data
-
-from kitlib.settings import KitError
-from kitlib.training import loop, train
-from kitlib.training.checkpoint import State, alone_in
 
 TESTS = Path(__file__).resolve().parent
 

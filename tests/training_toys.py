@@ -1,12 +1,12 @@
 """A data set, a network and settings so small that a training of them takes a second."""
 from __future__ import annotations
 
-import keras
-import numpy as np
-
 from kitlib import models
 from kitlib.data import Dataset
 from kitlib.training import TrainingSettings
+
+import keras
+import numpy as np
 
 SHAPE = (8, 8, 3)
 FGSM = {"name": "fgsm", "eps": "8/255"}

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
+from kitlib.settings import Epsilon, KitError, Settings, format_epsilon
+
 import numpy as np
 import pydantic
 import tensorflow as tf
 from cleverhans.tf2.utils import clip_eta, compute_gradient, optimize_linear
-
-from kitlib.settings import Epsilon, KitError, Settings, format_epsilon
 
 State = dict[str, tf.Tensor]
 Call = Callable[[tf.Tensor], tf.Tensor]      # pixels -> float32 logits

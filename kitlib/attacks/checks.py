@@ -3,10 +3,10 @@ from __future__ import annotations
 
 import weakref
 
+from kitlib.settings import KitError
+
 import keras
 import numpy as np
-
-from kitlib.settings import KitError
 
 _TWINS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 _LOGITS = "attacks need logits: remove the last activation (and train with from_logits=True)"

@@ -4,10 +4,6 @@ from __future__ import annotations
 import math
 from typing import ClassVar, Literal
 
-import numpy as np
-import pydantic
-import tensorflow as tf
-
 from kitlib.attacks.base import (
     Attack,
     Call,
@@ -21,6 +17,10 @@ from kitlib.attacks.base import (
     draw,
 )
 from kitlib.settings import Epsilon, format_epsilon
+
+import numpy as np
+import pydantic
+import tensorflow as tf
 
 
 class Clean(Attack):

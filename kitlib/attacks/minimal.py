@@ -4,10 +4,6 @@ from __future__ import annotations
 import math
 from typing import Annotated, ClassVar, Literal
 
-import numpy as np
-import pydantic
-import tensorflow as tf
-
 from kitlib.attacks.base import (
     Attack,
     Call,
@@ -19,6 +15,10 @@ from kitlib.attacks.base import (
     choose_rows,
     margin,
 )
+
+import numpy as np
+import pydantic
+import tensorflow as tf
 
 SQUEEZE = 0.999999      # keeps arctanh finite at pixels 0 and 1
 

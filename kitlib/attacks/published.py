@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import tensorflow as tf
-
 from kitlib.attacks.base import (
     Attack,
     Call,
@@ -26,6 +24,8 @@ from kitlib.attacks.base import (
 from kitlib.attacks.minimal import adam
 from kitlib.models import IMAGENET, Normalisation
 from kitlib.settings import Epsilon, format_epsilon
+
+import tensorflow as tf
 
 
 class _OneStep(Attack):

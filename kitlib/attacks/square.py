@@ -4,11 +4,11 @@ from __future__ import annotations
 import math
 from typing import Annotated, ClassVar, Literal
 
+from kitlib.attacks.base import Call, InBall, State, Steps, draw, fold, margin, retire
+
 import numpy as np
 import pydantic
 import tensorflow as tf
-
-from kitlib.attacks.base import Call, InBall, State, Steps, draw, fold, margin, retire
 
 # After which of 10,000 queries the share of pixels that a square covers is halved (section 3.1).
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)

@@ -8,12 +8,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from kitlib import files
 from kitlib.data.settings import PARTS
 from kitlib.data.splits import stratified
 from kitlib.settings import KitError, choose
+
+import numpy as np
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

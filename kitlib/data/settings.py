@@ -5,9 +5,9 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import pydantic
-
 from kitlib.settings import Settings, choose
+
+import pydantic
 
 PARTS = ("train", "validation", "test")
 

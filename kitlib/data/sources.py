@@ -9,14 +9,14 @@ import pickletools
 import tarfile
 from pathlib import Path
 
-import numpy as np
-
 from kitlib import files
 from kitlib.data import phantom, similarity, splits
 from kitlib.data.dataset import Dataset
 from kitlib.data.pictures import fit, list_pictures, printable, read_pictures, refuse_beyond_memory
 from kitlib.data.settings import PARTS, DataSettings, data_folder
 from kitlib.settings import KitError
+
+import numpy as np
 
 HOW_TO = "set KITLIB_DATA to the folder that holds it; data/README.md says how to get it"
 

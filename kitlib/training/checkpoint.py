@@ -8,11 +8,11 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import keras
-import numpy as np
-
 from kitlib.files import read_arrays, write_arrays
 from kitlib.settings import KitError
+
+import keras
+import numpy as np
 
 
 @dataclass

@@ -9,10 +9,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import keras
-import numpy as np
-import tensorflow as tf
-
 from kitlib import attacks
 from kitlib.data import Dataset
 from kitlib.files import written_whole
@@ -20,9 +16,13 @@ from kitlib.settings import KitError
 from kitlib.training.batches import Examples, training_batches, validation_batches
 from kitlib.training.checkpoint import State, alone_in, fingerprint_of, resumed
 from kitlib.training.optimizers import optimizer_for
-from kitlib.training.precision import choose_precision, twin
+from kitlib.training.precision import choose_precision, has_faster_twin, twin
 from kitlib.training.settings import TrainingSettings
 from kitlib.training.steps import Training, training_for
+
+import keras
+import numpy as np
+import tensorflow as tf
 
 OVERFITTING_FALL = 0.20
 _STATIC_CHUNK = 2048
@@ -115,7 +115,8 @@ class _Job:
         """The Training model, compiled, in the state of the checkpoint."""
         settings = self.settings
         with strategy.scope():
-            as_it_is = self.precision == "float32" and strategy.num_replicas_in_sync == 1
+            alone = self.precision == "float32" and strategy.num_replicas_in_sync == 1
+            as_it_is = alone and not has_faster_twin(self.model)
             network = self.model if as_it_is else twin(self.model, self.precision)
             training = training_for(settings, network, _class_weights(self.dataset, settings), self.seed)
             updates = steps * (settings.replays if settings.method == "free" else 1)

@@ -1,4 +1,4 @@
-"""Which arithmetic this machine is fast at, and a network's twin in it."""
+"""Which arithmetic this machine is fast at, and a network's twin that trains fast in it."""
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -43,10 +43,48 @@ def gpu_capabilities() -> list[tuple[int, int]]:
     return [detail.get("compute_capability", (0, 0)) for detail in details]
 
 
+class FusedBatchNormalization(keras.layers.BatchNormalization):
+    """Keras's batch norm over channels with one kernel for a training pass instead of about ten.
+
+    Keras also widens bfloat16 images to float32 for it; this kernel reads and writes bfloat16 and
+    keeps only the statistics in float32.
+    """
+
+    smallest_epsilon = 1.001e-5  # of TensorFlow's kernel
+
+    def call(self, inputs, training=None, mask=None):
+        if not (training and self.trainable):
+            return super().call(inputs, training=training, mask=mask)
+        channels = inputs.shape[-1:]
+        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            inputs, self.gamma.value if self.scale else tf.ones(channels),
+            self.beta.value if self.center else tf.zeros(channels), epsilon=self.epsilon, is_training=True,
+        )
+        count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:3]), tf.float32)
+        variance *= (count - 1) / count  # the kernel returns the unbiased estimate, Keras keeps the other
+        for moving, now in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving * self.momentum + now * (1 - self.momentum))
+        return outputs
+
+
+def _can_be_fused(layer: keras.layers.Layer) -> bool:
+    return (
+        type(layer) is keras.layers.BatchNormalization and not layer.renorm and not layer.synchronized
+        and len(layer.input.shape) == 4 and layer.axis in (-1, 3)
+        and layer.epsilon >= FusedBatchNormalization.smallest_epsilon
+    )
+
+
+def has_faster_twin(network: keras.Model) -> bool:
+    """Whether a twin trains faster than `network` itself in the same precision."""
+    return any(_can_be_fused(layer) for layer in network.layers)
+
+
 def twin(network: keras.Model, precision: str) -> keras.Model:
     """A copy of `network` (weights and all) that computes in `precision`; its logits stay float32.
 
-    Weights are float32 either way, so they can be copied between a network and its twin.
+    Its batch norm is the fused one. Weights are float32 and in the same order, so they can be copied
+    between a network and its twin.
     """
     policy = "mixed_bfloat16" if precision == "bfloat16" else "float32"
     last = {tensor._keras_history.operation.name for tensor in network.outputs}
@@ -55,7 +93,8 @@ def twin(network: keras.Model, precision: str) -> keras.Model:
         config = layer.get_config()
         if layer.name not in last:
             config["dtype"] = policy
-        return layer.__class__.from_config(config)
+        kind = FusedBatchNormalization if _can_be_fused(layer) else type(layer)
+        return kind.from_config(config)
 
     copy = keras.models.clone_model(network, clone_function=copied)
     copy.set_weights(network.get_weights())

@@ -3,10 +3,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-import pydantic
-
 from kitlib import attacks
 from kitlib.settings import Epsilon, Settings
+
+import pydantic
 
 
 def _attack(value: Any) -> attacks.Attack:

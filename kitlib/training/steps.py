@@ -5,10 +5,10 @@ made. The comments give each method's cost in passes of a plain step.
 """
 from __future__ import annotations
 
+from kitlib.training.settings import TrainingSettings
+
 import keras
 import tensorflow as tf
-
-from kitlib.training.settings import TrainingSettings
 
 
 class Training(keras.Model):
