@@ -15,19 +15,20 @@ EMBEDDED = ("digits_fgsm", "phantom_ct")
 
 def reproduce(arguments) -> int:
     """Check the request, let Snakemake run what is missing, then print the tables."""
-    from kitlib import runs
+    from kitlib import files, runs
 
     experiments = arguments.experiments or EMBEDDED
     opened = [runs.open_run(name, arguments.profile, arguments.seed) for name in experiments]
     command = [
         sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"),
         "--directory", str(runs.runs_folder()), "--cores", str(arguments.cores), "--resources", "training=1",
+        "--nolock",  # a lock file would outlive a kill; `alone_in` does not
         "--rerun-incomplete", "--keep-going", "--quiet", "rules", "--config", f"experiment={','.join(experiments)}",
         f"profile={arguments.profile}", f"seeds={arguments.seed}",
     ]
-    runs.runs_folder().mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    status = subprocess.run(command, env=environment).returncode
+    with files.alone_in(runs.runs_folder(), "batch"):
+        status = subprocess.run(command, env=environment).returncode
     for run in opened:
         if run.path("results.json").exists():
             _print_results(run.path("results.json"))

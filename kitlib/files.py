@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -53,6 +54,26 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path, what: str):
+    """Hold `folder` for one `what` ("training", "batch"); the system lets go of it when the process ends,
+    however it ends.
+
+    Raises KitError where another one runs in it, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / f".{what}.lock", "w")
+    except OSError as error:
+        raise KitError(f"{folder} cannot be written ({error.strerror}): choose another folder") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise KitError(f"another {what} runs in {folder}: wait for it, or choose another folder") from None
+        yield
 
 
 def write_text(path: Path, text: str) -> None:

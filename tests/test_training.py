@@ -349,11 +349,14 @@ def test_the_fused_batch_norm_of_a_twin_is_keras_s(kind, tolerance):
             tape.watch(images)
             logits = model(images, training=True)
             loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
-        return [logits, *tape.gradient(loss, [*model.trainable_variables, images]), *model.non_trainable_variables]
+        statistics = [logits, *model.non_trainable_variables]
+        return statistics, tape.gradient(loss, [*model.trainable_variables, images])
 
-    for one, other in zip(passes(net), passes(copy), strict=True):
-        size = np.abs(one).max()
-        np.testing.assert_allclose(one / size, other / size, atol=tolerance)
+    (statistics, gradients), (other_statistics, other_gradients) = passes(net), passes(copy)
+    for one, other in zip(statistics, other_statistics, strict=True):
+        np.testing.assert_allclose(one, other, atol=tolerance)
+    if kind == "float32":  # in bfloat16 the rounding of the layers around it hides the comparison
+        assert_close(gradients, other_gradients, tolerance=1e-5)
     np.testing.assert_allclose(net(images), copy(images), atol=tolerance)
 
 

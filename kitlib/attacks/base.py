@@ -124,7 +124,7 @@ class Attack(Settings):
             return tf.fill(tf.shape(images)[:1], UNKNOWN)
         if labels is None:
             what = "a targeted attack needs targets" if self.targeted else "the attack needs true labels"
-            raise KitError(f"{self.name}: {what}; give `labels`, one a image")
+            raise KitError(f"{self.name}: {what}; give `labels`, one an image")
         return tf.cast(labels, tf.int32)
 
     def advance(self, call: Call, state: State, seed, number, count, stop: bool,
@@ -155,6 +155,7 @@ class Attack(Settings):
         hit = self.hits(prediction, state["labels"])
         score = self.score(state["labels"], logits) if score is None else score
         better = (hit & ~state["hit"]) | ((hit == state["hit"]) & (score > state["score"]))
+        better |= state["prediction"] == UNKNOWN      # the first candidate, even if its score is -inf or NaN
         return state | {
             "best": choose_rows(better, candidate, state["best"]),
             "prediction": tf.where(better, prediction, state["prediction"]),

@@ -72,6 +72,8 @@ def train(
         if not state.finished:
             job = _Job(model, dataset, settings, seed, state, path, progress)
             job.run(baseline, callbacks, strategy or _all_gpus())
+        for served in folder.glob("static*.npy"):
+            served.unlink()
         model.set_weights(state.kept)
     return history_of(state.epochs, settings)
 
@@ -93,9 +95,7 @@ class _Job:
 
     def run(self, baseline, callbacks, strategy) -> None:
         variants = self._static_images(baseline) if self.settings.method == "static" else []
-        examples = Examples(
-            self.dataset.images, self.dataset.labels, self.dataset.split["train"], [array for _, array in variants]
-        )
+        examples = Examples(self.dataset.images, self.dataset.labels, self.dataset.split["train"], variants)
         steps = len(examples) // self.settings.batch_size
         training = self._prepared(strategy, steps)
         self._announce(steps, strategy)
@@ -108,8 +108,6 @@ class _Job:
                 verbose=1 if self.progress and sys.stdout.isatty() else 0,
             )
         self._finish(training)
-        for path, _ in variants:
-            path.unlink()
 
     def _prepared(self, strategy, steps: int) -> Training:
         """The Training model, compiled, in the state of the checkpoint."""
@@ -174,7 +172,7 @@ class _Job:
         if self.progress and self.settings.keep != "last":
             print(f"kept: epoch {_kept(self.state.epochs, self.settings) + 1}")
 
-    def _static_images(self, baseline) -> list[tuple[Path, np.ndarray]]:
+    def _static_images(self, baseline) -> list[np.ndarray]:
         """The baseline's adversarial images of the training part, a memory-mapped file an attack."""
         made = []
         for number, attack in enumerate(self.settings.training_attacks()):
@@ -183,7 +181,7 @@ class _Job:
             if not path.exists():
                 self._say(f"making the baseline's adversarial images: {attack}")
                 self._write_static(path, attack, baseline)
-            made.append((path, np.load(path, mmap_mode="r", allow_pickle=False)))
+            made.append(np.load(path, mmap_mode="r", allow_pickle=False))
         return made
 
     def _write_static(self, path: Path, attack, baseline) -> None:

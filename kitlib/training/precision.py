@@ -81,17 +81,19 @@ def has_faster_twin(network: keras.Model) -> bool:
 
 
 def twin(network: keras.Model, precision: str) -> keras.Model:
-    """A copy of `network` (weights and all) that computes in `precision`; its logits stay float32.
+    """A copy of `network` (weights and all) that computes in `precision`, with the fused batch norm.
 
-    Its batch norm is the fused one. Weights are float32 and in the same order, so they can be copied
-    between a network and its twin.
+    Logits stay float32, and so does the normalisation of the images, which would lose small
+    perturbations in bfloat16. Weights are float32 and in the same order, so they can be copied between a
+    network and its twin.
     """
     policy = "mixed_bfloat16" if precision == "bfloat16" else "float32"
     last = {tensor._keras_history.operation.name for tensor in network.outputs}
+    exact = (keras.layers.Rescaling, keras.layers.Normalization)
 
     def copied(layer):
         config = layer.get_config()
-        if layer.name not in last:
+        if layer.name not in last and not isinstance(layer, exact):
             config["dtype"] = policy
         kind = FusedBatchNormalization if _can_be_fused(layer) else type(layer)
         return kind.from_config(config)
