@@ -1,66 +1,17 @@
 """What the benchmarks share: the machine and versions, interleaved timings, tables, one JSON file each."""
 from __future__ import annotations
 
-import importlib.metadata
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from kitlib import files
-
-PACKAGES = ("tensorflow", "keras", "numpy", "cleverhans", "foolbox", "adversarial-robustness-toolbox")
+from kitlib import files, runs
 
 
 def folder() -> Path:
     """Where benchmarks keep their networks and results: <runs>/benchmarks."""
-    runs = os.environ.get("KITLIB_RUNS") or Path(__file__).resolve().parents[1] / "runs"
-    return Path(runs) / "benchmarks"
-
-
-def environment() -> dict:
-    """Versions and hardware, for the record: a ratio means little without them."""
-    return {
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "gpus": _gpus(),
-        "bfloat16_in_hardware": bool({"amx_bf16", "avx512_bf16"} & _cpu_flags()),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _cpuinfo(key: str) -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")
-
-
-def _cpu_flags() -> set[str]:
-    return set(_cpuinfo("flags").split())
-
-
-def _processor() -> str:
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
-
-
-def _gpus() -> list[str]:
-    import tensorflow as tf
-
-    devices = tf.config.list_physical_devices("GPU")
-    return [tf.config.experimental.get_device_details(device).get("device_name", "GPU") for device in devices]
+    return runs.runs_folder() / "benchmarks"
 
 
 def paired(functions: dict[str, Callable], repeats: int = 3, warm_up: int = 1) -> dict[str, list[float]]:
@@ -108,6 +59,7 @@ def _cell(value) -> str:
 def write(name: str, results: dict) -> Path:
     """Save `results` with the environment as <runs>/benchmarks/<name>.json and say where."""
     path = folder() / f"{name}.json"
-    files.write_json(path, {"environment": environment(), **results})
+    moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    files.write_json(path, {"environment": runs.environment(), "time": moment, **results})
     print(f"\nwritten: {path}")
     return path

@@ -17,6 +17,7 @@ from kitlib.data import Dataset
 from kitlib.experiment import REPOSITORY, Experiment
 from kitlib.files import read_arrays, read_json, write_arrays, write_json
 from kitlib.settings import KitError, suggestion
+from kitlib.training import choose_precision
 
 import keras
 import tensorflow as tf
@@ -32,6 +33,8 @@ MAKER = {
     "records/defended.json": "04_adversarial_training",
     "results.json": "05_evaluation",
 }
+PACKAGES = ("tensorflow", "keras", "cleverhans", "numpy", "scikit-learn", "papermill", "foolbox",
+            "adversarial-robustness-toolbox")
 PARAMETERS = ("experiment", "profile", "seed", "overrides")
 
 
@@ -169,18 +172,25 @@ def slug(name: str) -> str:
 
 
 def environment() -> dict:
-    """Versions and hardware, for the records."""
-    packages = ("tensorflow", "keras", "cleverhans", "numpy", "scikit-learn", "papermill")
+    """Versions and hardware, for the records: a number means little without them."""
     return {
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "versions": {name: version for name in PACKAGES if (version := _version(name))},
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "cores": os.cpu_count(),
         "gpus": [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
                  for gpu in tf.config.list_physical_devices("GPU")],
+        "fast_precision": choose_precision("auto"),
         "judged_in": "float32",
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:

@@ -1,8 +1,6 @@
 """The state of a training after its last finished epoch, in one file that is there whole or not at all."""
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -110,22 +108,3 @@ def _digest(arrays) -> str:
         digest.update(f"{array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def alone_in(folder: Path):
-    """Hold `folder` for one training; the system lets go of it when the process ends, however it ends.
-
-    Raises KitError where another training runs in it, or the folder cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".training.lock", "w")
-    except OSError as error:
-        raise KitError(f"{folder} cannot be written ({error.strerror}): choose another folder") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise KitError(f"another training runs in {folder}: wait for it, or choose another folder") from None
-        yield

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from kitlib import attacks
 from kitlib.data import Dataset
-from kitlib.files import written_whole
+from kitlib.files import alone_in, written_whole
 from kitlib.settings import KitError
 from kitlib.training.batches import Examples, training_batches, validation_batches
-from kitlib.training.checkpoint import State, alone_in, fingerprint_of, resumed
+from kitlib.training.checkpoint import State, fingerprint_of, resumed
 from kitlib.training.optimizers import optimizer_for
 from kitlib.training.precision import choose_precision, has_faster_twin, twin
 from kitlib.training.settings import TrainingSettings
@@ -63,7 +63,7 @@ def train(
         keras.utils.set_random_seed(seed)  # determinism refuses unseeded random operations
         tf.config.experimental.enable_op_determinism()
     folder = Path(folder)
-    with alone_in(folder):
+    with alone_in(folder, "training"):
         for leftover in folder.glob(".checkpoint-*.npz"):  # of a kill while writing
             leftover.unlink()
         path = folder / "checkpoint.npz"
