@@ -16,13 +16,19 @@ EXPERIMENTS = str(config.get("experiment", "digits_fgsm,phantom_ct")).split(",")
 PROFILE = config.get("profile", "demo")
 SEEDS = str(config.get("seeds", 0)).split(",")
 
-PAPERMILL = (
-    "papermill {input.notebook} {log.notebook} --kernel python3 --no-progress-bar --log-output "
-    "-p experiment {wildcards.experiment} -p profile {wildcards.profile} -p seed {wildcards.seed} "
-    "> {log.text} 2>&1 || {{ "
-    "echo 'Notebook {input.notebook} failed; its executed copy with the error: {log.notebook}' >&2; "
-    "grep -a -E '^(kitlib\\.settings\\.)?KitError' {log.text} | tail -n 1 >&2; exit 1; }}"
-)
+# What is said of a notebook is one line when it begins and one when it ends; all else is in its log.
+PAPERMILL = """
+name=$(basename {input.notebook} .ipynb)
+say() {{ echo "$(date +%T) {wildcards.experiment}, {wildcards.profile}, seed {wildcards.seed}: $name $1" >&2; }}
+say begins
+papermill {input.notebook} {log.notebook} --kernel python3 --no-progress-bar --log-output \\
+    -p experiment {wildcards.experiment} -p profile {wildcards.profile} -p seed {wildcards.seed} > {log.text} 2>&1 \\
+    && say done || {{
+    say "FAILED: $(grep -a -o -E '[A-Z][A-Za-z]+Error: .*' {log.text} | tail -n 1)"
+    echo "  its executed copy, with the error: {log.notebook}" >&2
+    exit 1
+}}
+"""
 
 
 wildcard_constraints:

@@ -44,11 +44,11 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=512, help="test images for PGD")
-    parser.add_argument("--cw-images", type=int, default=128, help="test images for C&W and for bfloat16")
+    parser.add_argument("--cw-images", type=int, default=64, help="test images for C&W and for bfloat16")
     parser.add_argument("--repeats", type=int, default=2, help="timed runs of each")
     parser.add_argument("--steps", type=int, default=20, help="PGD steps")
-    parser.add_argument("--cw-searches", type=int, default=5)
-    parser.add_argument("--cw-steps", type=int, default=30)
+    parser.add_argument("--cw-searches", type=int, default=4)
+    parser.add_argument("--cw-steps", type=int, default=20)
     parser.add_argument("--batch", type=int, default=128)
     return parser.parse_args()
 

@@ -37,9 +37,10 @@ def pgd(steps: int) -> dict:
     return {"name": "pgd", "eps": "8/255", "step": "2/255", "steps": steps, "keep": "last"}
 
 
-def step_of(network, images, labels, optimizer=None, **values) -> Callable:
-    """One training step of the kit on a fixed batch, compiled as `fit` compiles it."""
+def step_of(network, images, labels, optimizer=None, frozen=False, **values) -> Callable:
+    """One training step of the kit on a fixed batch, compiled as `fit` compiles it; `frozen`: in inference mode."""
     step = training.training_for(training.TrainingSettings.read(values, "benchmark"), network)
+    step.training_mode = not frozen
     step.compile(optimizer=optimizer or FusedAdam(1e-4), jit_compile=False)
     step.optimizer.build(network.trainable_variables)
     compiled = tf.function(step.train_step)
@@ -87,17 +88,30 @@ def steps(dataset) -> dict:
 
 
 def optimizers(dataset) -> dict:
-    """The fused Adam against Keras's own, on the same step."""
-    network = networks.network(dataset)
-    images, labels = map(tf.constant, dataset.part("train", BATCH))
-    seconds = paired({
-        "fused": step_of(network, images, labels),
-        "keras": step_of(network, images, labels, optimizer=keras.optimizers.Adam(1e-4)),
-    }, repeats=REPEATS, warm_up=2)
-    times = ratio(seconds["keras"], seconds["fused"])
-    title = "A plain step with Keras's Adam against the fused one"
-    print(table(title, ["ratio", "low", "high"], [list(times.values())]))
-    return times
+    """An update of all weights by Keras's Adam and by the fused one."""
+    rows, results = [], {}
+    for name, size in (("even_deeper_cnn", 32), ("resnet50", 112)):
+        network = models.build(models.ModelSettings(name=name), (size, size, 3), 10, seed=0)
+        updates = {"keras": _update(network, keras.optimizers.Adam(1e-4)), "fused": _update(network, FusedAdam(1e-4))}
+        seconds = paired(updates, repeats=2 * REPEATS, warm_up=2)
+        results[name] = ratio(seconds["keras"], seconds["fused"])
+        best = [1000 * min(seconds[kind]) for kind in ("keras", "fused")]
+        rows.append([name, network.count_params() / 1e6, *best, *results[name].values()])
+    columns = ["network", "million weights", "Keras, ms", "fused, ms", "times faster", "low", "high"]
+    print(table("An update by Adam", columns, rows))
+    return results
+
+
+def _update(network, optimizer) -> Callable:
+    gradients = [tf.fill(variable.shape, 1e-3) for variable in network.trainable_variables]
+    optimizer.build(network.trainable_variables)
+
+    @tf.function
+    def update():
+        optimizer.apply(gradients, network.trainable_variables)
+        return optimizer.iterations + 0
+
+    return lambda: update().numpy()
 
 
 def precision(dataset) -> dict | str:
@@ -123,29 +137,28 @@ def resnet(size: int = 112, batch: int = 16) -> dict:
     network = models.build(models.ModelSettings(name="resnet50"), (size, size, 3), 3, seed=0)
     images = tf.random.stateless_uniform((batch, size, size, 3), (1, 2))
     labels = tf.zeros((batch,), tf.int32)
-    kinds = ["float32"] + ["bfloat16"] * (training.choose_precision("auto") == "bfloat16")
-    rows, results = [], {}
-    for kind in kinds:
-        net = twin(network, kind)
-        frozen = training.training_for(training.TrainingSettings(), net)
-        frozen.training_mode = False
-        frozen.compile(optimizer=FusedAdam(1e-4), jit_compile=False)
-        frozen.optimizer.build(net.trainable_variables)
-        frozen_step = tf.function(frozen.train_step)
-        forward = tf.function(lambda net=net: net(images, training=True))
-        seconds = paired({
-            "step": step_of(net, images, labels),
-            "forward": lambda forward=forward: forward().numpy(),
-            "frozen": lambda frozen_step=frozen_step: frozen_step((images, labels))["loss"].numpy(),
-        }, repeats=5, warm_up=2)
-        whole, forwards, frozen_time = (min(seconds[name]) for name in ("step", "forward", "frozen"))
-        results[kind] = {"images_per_second": batch / whole, "step": whole, "forward": forwards, "frozen": frozen_time}
-        rows.append([kind, batch / whole, 1000 * whole, 1000 * forwards, 1000 * frozen_time])
-    columns = ["precision", "images/s", "step, ms", "forward, ms", "step with frozen batch norm, ms"]
-    print(table(f"ResNet-50, {size} px, batch {batch} (aim in `auto` on AMX: 40 images/s)", columns, rows))
-    if len(kinds) == 1:
-        print(f"auto: {NOT_MEASURED}")
-    return results
+    cases = {
+        "Keras's layers and Adam": step_of(network, images, labels, optimizer=keras.optimizers.Adam(1e-4)),
+        "kit, float32": step_of(twin(network, "float32"), images, labels),
+        "kit, float32, forward pass alone": _forward(twin(network, "float32"), images),
+        "kit, float32, batch norm frozen": step_of(twin(network, "float32"), images, labels, frozen=True),
+    }
+    if training.choose_precision("auto") == "bfloat16":
+        cases["kit, auto (bfloat16)"] = step_of(twin(network, "bfloat16"), images, labels)
+    else:
+        print(f"\nResNet-50 in auto: {NOT_MEASURED}")
+    seconds = paired(cases, repeats=REPEATS, warm_up=2)
+    speeds = {name: batch / min(times) for name, times in seconds.items()}
+    times = {name: ratio(each, seconds["kit, float32"]) for name, each in seconds.items()}
+    rows = [[name, speeds[name], *times[name].values()] for name in cases]
+    columns = ["step", "images/s, best", "time / kit's", "low", "high"]
+    print(table(f"ResNet-50, {size} px, batch {batch} (aim in auto on AMX: 40 images/s)", columns, rows))
+    return {"images per second": speeds, "time": times}
+
+
+def _forward(network, images) -> Callable:
+    forward = tf.function(lambda: network(images, training=True))
+    return lambda: forward().numpy()
 
 
 def pipeline(dataset) -> dict:

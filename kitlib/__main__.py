@@ -23,7 +23,7 @@ def reproduce(arguments) -> int:
         sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"),
         "--directory", str(runs.runs_folder()), "--cores", str(arguments.cores), "--resources", "training=1",
         "--nolock",  # a lock file would outlive a kill; `alone_in` does not
-        "--rerun-incomplete", "--keep-going", "--quiet", "rules", "--config", f"experiment={','.join(experiments)}",
+        "--rerun-incomplete", "--keep-going", "--quiet", "all", "--config", f"experiment={','.join(experiments)}",
         f"profile={arguments.profile}", f"seeds={arguments.seed}",
     ]
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
