@@ -54,6 +54,8 @@ class PaperFigure(Settings):
 
     `attack`, `as_defined` and `control` are names of the attack suite, or "clean" (no attack),
     "combined" (all as-published attacks together) or "worst case" (per image, all as-defined ones).
+    `flaw`: what in the protocol the figure may come from; `control` isolates it, as the measurement with the
+    flaw alone and no attack, or with the flaw removed (`control_is`).
     """
 
     id: str
@@ -61,8 +63,15 @@ class PaperFigure(Settings):
     model: Literal["baseline", "defended"]
     attack: str
     as_defined: str
-    control: str | None = None
     flaw: str | None = None
+    control: str | None = None
+    control_is: Literal["flaw alone", "flaw removed"] | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _flaw_has_its_control(self):
+        if len({self.flaw is None, self.control is None, self.control_is is None}) > 1:
+            raise ValueError("flaw, control and control_is belong together: give all three or none")
+        return self
 
 
 class EvaluationSettings(Settings):

@@ -144,11 +144,17 @@ def _plain(measured: Measured) -> Measured:
 
 
 def _verdict(figure: PaperFigure, published: Measured, control: Measured | None) -> str:
-    if published.agrees_with(figure.paper / 100):
-        return "reproduced"
-    if figure.flaw and control and control.agrees_with(published.accuracy):
-        return "explained"
-    return "not reproduced"
+    """`reproduced` where the as-published protocol comes to the figure, `explained` where it does so only by
+    a flaw that the control isolates, else `not reproduced`."""
+    if not published.agrees_with(figure.paper / 100):
+        return "not reproduced"
+    return "explained" if control and _isolates(figure, published, control) else "reproduced"
+
+
+def _isolates(figure: PaperFigure, published: Measured, control: Measured) -> bool:
+    """The flaw alone does what the attack does, or without the flaw the figure is not to be had."""
+    same = control.agrees_with(published.accuracy)
+    return same if figure.control_is == "flaw alone" else not same
 
 
 def _why(figure, published, defined, control, stands_in: bool) -> str:
@@ -157,7 +163,7 @@ def _why(figure, published, defined, control, stands_in: bool) -> str:
     if figure.as_defined != figure.attack:
         parts.append(f"{figure.as_defined} leaves {100 * defined.accuracy:.1f} %")
     if control:
-        parts.append(f"{figure.flaw}: the control '{figure.control}' gives {100 * control.accuracy:.1f} %")
+        parts.append(f"{figure.flaw}: '{figure.control}' ({figure.control_is}) gives {100 * control.accuracy:.1f} %")
     if stands_in:
         parts.append("other data than the paper's, so no verdict")
     return "; ".join(parts)

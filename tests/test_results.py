@@ -75,16 +75,24 @@ def model(clean, attack, control):
                                 combined=None, worst_case=measured(attack), recall={}, confusion={})
 
 
-@pytest.mark.parametrize("attack, control, verdict", [
-    (470, 500, "reproduced"),            # within 3 points of 45
-    (479, 900, "reproduced"),
-    (520, 530, "explained"),             # 7 points off, but the control alone gives it
-    (520, 900, "not reproduced"),
+@pytest.mark.parametrize("attack, control, control_is, verdict", [
+    (470, 900, "flaw alone", "reproduced"),         # within 3 points of 45, and not by the flaw
+    (470, 480, "flaw alone", "explained"),          # the flaw alone does it
+    (470, 100, "flaw removed", "explained"),        # not to be had without the flaw
+    (470, 465, "flaw removed", "reproduced"),
+    (520, 520, "flaw alone", "not reproduced"),     # 7 points off, whatever the control says
 ])
-def test_verdicts(attack, control, verdict):
-    figure = PaperFigure(id="x", paper=45, model="baseline", attack="A", as_defined="A", control="C", flaw="the clamp")
+def test_verdicts(attack, control, control_is, verdict):
+    figure = PaperFigure(id="x", paper=45, model="baseline", attack="A", as_defined="A",
+                         control="C", control_is=control_is, flaw="the clamp")
     entry = results.judge_figure(figure, {"baseline": model(950, attack, control)}, stands_in=False)
     assert entry.verdict == verdict and "the clamp" in entry.why
+
+
+def test_a_flaw_without_its_control_is_refused():
+    with pytest.raises(KitError, match="belong together"):
+        PaperFigure.read({"id": "x", "paper": 45, "model": "baseline", "attack": "clean", "as_defined": "clean",
+                          "flaw": "the clamp"}, "here")
 
 
 def test_a_small_sample_reproduces_what_its_interval_holds():
