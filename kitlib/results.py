@@ -237,8 +237,9 @@ def as_markdown(table: pd.DataFrame) -> str:
 def heading(results: Results) -> str:
     """What the numbers of a run are about, in one line; synthetic data are always marked."""
     mark = "SYNTHETIC data, " if results.synthetic else ""
-    name = results.experiment["name"]
-    return f"{name} ({mark}profile {results.profile}, seed {results.seed}): {results.experiment['title']}"
+    name, model, data = (results.experiment[key] for key in ("name", "model", "data"))
+    how = f"{mark}profile {results.profile}, seed {results.seed}, {model['name']} at {data['size']} px"
+    return f"{name} ({how}): {results.experiment['title']}"
 
 
 
