@@ -171,9 +171,12 @@ class _AnyBatch:
             {name: tf.TensorSpec([], tf.float32) for name in numbers},
             *(tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in tensors),
         ]
-        return tf.function(
+        function = tf.function(
             lambda *given: self._function(*given, *flags), input_signature=signature, autograph=False
         )
+        # Called through its concrete function: TensorFlow would warn of retracing, as it knows functions by
+        # the line that makes them, and this line makes one for every attack.
+        return function.get_concrete_function()
 
 
 _COMPILED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
