@@ -19,9 +19,12 @@ def reproduce(arguments) -> int:
 
     experiments = arguments.experiments or EMBEDDED
     opened = [runs.open_run(name, arguments.profile, arguments.seed) for name in experiments]
+    # Demo trainings are too small to fill two cores; full ones go one at a time.
+    trainings = 1 if arguments.profile == "full" else 2
     command = [
         sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"),
-        "--directory", str(runs.runs_folder()), "--cores", str(arguments.cores), "--resources", "training=1",
+        "--directory", str(runs.runs_folder()), "--cores", str(arguments.cores),
+        "--resources", f"training={trainings}",
         "--nolock",  # a lock file would outlive a kill; `alone_in` does not
         "--rerun-incomplete", "--keep-going", "--quiet", "all", "--config", f"experiment={','.join(experiments)}",
         f"profile={arguments.profile}", f"seeds={arguments.seed}",

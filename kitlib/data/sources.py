@@ -91,7 +91,7 @@ def _cifar10(settings, seed, folder):
     given = {"train": np.arange(len(train)), "test": np.arange(len(train), len(records))}
     judged = "the contents are" if expected else "the contents are NOT"
     return Dataset("cifar10", images, records[:, 0].astype(np.int32), CIFAR10_CLASSES, given,
-                   f"CIFAR-10 (Krizhevsky 2009), {len(records):,} images in {printable(found)}; {judged} official",
+                   f"CIFAR-10 (Krizhevsky 2009), {len(records):,} images in {printable(found.name)}; {judged} official",
                    facts={"as_expected": expected, "digest": digests})
 
 
@@ -188,7 +188,8 @@ def _iq_othnccd(settings, seed, folder):
     data, thumbnails = _from_files(settings, home, {None: by_class}, folder, channels=1)
     digest = hashlib.sha256("".join(sorted(data.digests)).encode()).hexdigest()
     expected = digest == LUNG_DIGEST
-    source = (f"IQ-OTH/NCCD lung CT slices (Alyasriy & Al-Huseiny), {len(data.labels):,} files in {printable(home)}, "
+    source = (f"IQ-OTH/NCCD lung CT slices (Alyasriy & Al-Huseiny), {len(data.labels):,} files "
+              f"in {printable(home.name)}, "
               f"{'the same as' if expected else 'NOT the same as'} those of the reference results")
     return dataclasses.replace(data, source=source, facts={"as_expected": expected, "digest": digest},
                                groups=similarity.find_groups(thumbnails, data.labels))
@@ -279,7 +280,8 @@ def _from_files(settings, home, by_part, folder, channels) -> tuple[Dataset, np.
     _refuse_too_few(labels, names, home)
     arrays = read_pictures(paths, settings.size, settings.shorter_side(), channels, folder / ".cache")
     parts = np.array(parts, dtype=object)
-    source = f"{len(paths):,} image files in {printable(home)}" + (f" ({others} other files ignored)" if others else "")
+    ignored = f" ({others} other files ignored)" if others else ""
+    source = f"{len(paths):,} image files in {printable(home.name)}{ignored}"
     given = {part: np.flatnonzero(parts == part) for part in PARTS if (parts == part).any()}
     data = Dataset(settings.name, arrays["images"], np.array(labels, np.int32), tuple(names), given, source,
                    files=np.array([printable(path.relative_to(home)) for path in paths]), digests=arrays["digests"])
