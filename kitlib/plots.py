@@ -12,8 +12,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 ROUNDING = 1e-4  # a change smaller than this is float rounding, not a perturbation
-COLOURS = dict(zip(("baseline", "defended", "paper", "chance", "published"),
-                   [sns.color_palette("colorblind")[i] for i in (3, 0, 2, 7, 1)], strict=True))
+_PALETTE = sns.color_palette("colorblind")
+COLOURS = {"baseline": _PALETTE[3], "defended": _PALETTE[0], "chance": _PALETTE[7]}
 sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
 plt.rcParams.update({
     "figure.dpi": 80, "savefig.dpi": 160, "axes.titlesize": 11, "figure.constrained_layout.use": True,
@@ -130,13 +130,13 @@ def _colour(is_right: bool) -> str:
     return "black" if is_right else "#b00020"
 
 
-def epsilon_curve(curves: dict[str, list], epsilons, chance: float, colours=None) -> Figure:
+def epsilon_curve(curves: dict[str, list], epsilons, chance: float) -> Figure:
     """Accuracy against epsilon with 95 % intervals. curves: {label: [Accuracy, ...]}, one an epsilon."""
     figure, axes = plt.subplots(figsize=(6.5, 3.6))
     for number, (label, accuracies) in enumerate(curves.items()):
         values = np.array([accuracy.value for accuracy in accuracies])
         low, high = np.array([accuracy.interval for accuracy in accuracies]).T
-        colour = (colours or {}).get(label, f"C{number}")
+        colour = f"C{number}"
         axes.plot(255 * np.asarray(epsilons), values, marker="o", ms=4, label=label, color=colour)
         axes.fill_between(255 * np.asarray(epsilons), low, high, alpha=0.15, color=colour)
     axes.axhline(chance, ls=":", color=COLOURS["chance"], label="chance")
