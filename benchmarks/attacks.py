@@ -22,35 +22,30 @@ EPS, STEP = 8 / 255, 2 / 255
 
 def main() -> None:
     chosen = arguments()
-    dataset = networks.data()
-    print(f"{dataset.source}; {chosen.images} test images")
-    plain, robust = networks.trained("plain", dataset), networks.trained("robust", dataset)
+    dataset = networks.dataset()
     images, labels = networks.test_images(dataset, chosen.images)
-    few = images[: chosen.cw_images], labels[: chosen.cw_images]
-    results = {
-        "data": dataset.source, "settings": vars(chosen),
-        "pgd": {
-            "undefended": compare_pgd("undefended", plain, images, labels, chosen),
-            "adversarially trained": compare_pgd("adversarially trained", robust, images, labels, chosen),
-        },
-        "cw": compare_cw(plain, *few, chosen),
-        "limit": against_the_limit(plain, images, labels, chosen),
-        "growth": growth(plain, images, labels, chosen),
-        "bfloat16": bfloat16(robust, *few),
-    }
-    common.write("attacks", results)
+    print(f"{dataset.source}; {len(images)} test images")
+    nets = {kind: networks.trained(kind, dataset) for kind in networks.TRAINING}
+    parts = chosen.parts or list(PARTS)
+    results = {part: PARTS[part](nets, images, labels, chosen) for part in parts}
+    name = "attacks" if parts == list(PARTS) else "attacks-" + "-".join(parts)
+    common.write(name, {"data": dataset.source, "settings": vars(chosen), **results})
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"some of {', '.join(PARTS)}; default: all")
     parser.add_argument("--images", type=int, default=512, help="test images for PGD")
-    parser.add_argument("--cw-images", type=int, default=64, help="test images for C&W and for bfloat16")
+    parser.add_argument("--cw-images", type=int, default=64, help="test images for C&W")
     parser.add_argument("--repeats", type=int, default=2, help="timed runs of each")
     parser.add_argument("--steps", type=int, default=20, help="PGD steps")
     parser.add_argument("--cw-searches", type=int, default=4)
     parser.add_argument("--cw-steps", type=int, default=20)
     parser.add_argument("--batch", type=int, default=128)
-    return parser.parse_args()
+    chosen = parser.parse_args()
+    if unknown := set(chosen.parts) - PARTS.keys():
+        parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    return chosen
 
 
 def accuracy(model, images, labels) -> float:
@@ -148,6 +143,7 @@ def art_pgd(model, images, chosen) -> tuple[str, Callable]:
 def compare_cw(model, images, labels, chosen) -> dict:
     """Seconds, success and mean L2 distance of C&W with the same searches, steps and rate in each library."""
     rate, constant = 0.05, 0.01
+    images, labels = images[: chosen.cw_images], labels[: chosen.cw_images]
     attack = attacks.CarliniWagnerL2(
         search_steps=chosen.cw_searches, steps=chosen.cw_steps, learning_rate=rate, constant=constant
     )
@@ -293,6 +289,16 @@ def bfloat16(model, images, labels) -> dict:
     columns = ["images", "judged in float32, %", "judged in bfloat16, %", "images judged differently"]
     print(common.table(f"bfloat16, {len(images)} images, adversarially trained", columns, rows), flush=True)
     return {"rows": [dict(zip(columns, row, strict=True)) for row in rows]}
+
+
+PARTS = {
+    "pgd-undefended": lambda nets, *given: compare_pgd("undefended", nets["plain"], *given),
+    "pgd-defended": lambda nets, *given: compare_pgd("adversarially trained", nets["robust"], *given),
+    "cw": lambda nets, *given: compare_cw(nets["plain"], *given),
+    "limit": lambda nets, *given: against_the_limit(nets["plain"], *given),
+    "growth": lambda nets, *given: growth(nets["plain"], *given),
+    "bfloat16": lambda nets, images, labels, _: bfloat16(nets["robust"], images, labels),
+}
 
 
 if __name__ == "__main__":

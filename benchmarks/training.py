@@ -184,7 +184,7 @@ import resource, sys, tempfile
 import keras
 from benchmarks import networks
 from kitlib import training
-dataset = networks.data()
+dataset = networks.dataset()
 class Enough(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         if batch == 5:
@@ -330,7 +330,7 @@ def main() -> None:
     chosen = parser.parse_args().parts or list(PARTS)
     if unknown := set(chosen) - PARTS.keys():
         parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
-    dataset = networks.data()
+    dataset = networks.dataset()
     results, started = {}, time.perf_counter()
     for part in chosen:
         results[part] = PARTS[part](dataset)
