@@ -7,6 +7,8 @@
 import os
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(workflow.basedir)
 RUNS = Path(os.environ.get("KITLIB_RUNS") or ROOT / "runs").resolve()
 RUN = f"{RUNS}/{{experiment}}/{{profile}}/seed{{seed}}"
@@ -15,6 +17,16 @@ LIBRARY = sorted(str(path) for path in (ROOT / "kitlib").rglob("*.py"))
 EXPERIMENTS = str(config.get("experiment", "digits_fgsm,phantom_ct")).split(",")
 PROFILE = config.get("profile", "demo")
 SEEDS = str(config.get("seeds", 0)).split(",")
+
+
+def targets(experiment):
+    """What notebook 05 leaves, and the records of the further notebooks that the experiment's file lists."""
+    content = yaml.safe_load((ROOT / "notebooks" / "experiments" / f"{experiment}.yaml").read_text())
+    changes = (content.get("profiles") or {}).get(PROFILE) or {}
+    records = [f"records/{name}.json" for name in changes.get("notebooks", content.get("notebooks", ()))]
+    run = f"{RUNS}/{experiment}/{PROFILE}/seed{{seed}}"
+    return expand("{run}/{file}", run=expand(run, seed=SEEDS), file=["results.json", *records])
+
 
 # What is said of a notebook is one line when it begins and one when it ends; all else is in its log.
 PAPERMILL = """
@@ -35,11 +47,12 @@ wildcard_constraints:
     experiment=r"\w+",
     profile=r"\w+",
     seed=r"\d+",
+    further=r"(0[6-9]|[1-9]\d)_\w+",
 
 
 rule all:
     input:
-        expand(f"{RUNS}/{{experiment}}/{PROFILE}/seed{{seed}}/results.json", experiment=EXPERIMENTS, seed=SEEDS),
+        [targets(experiment) for experiment in EXPERIMENTS],
 
 
 rule data_preparation:
@@ -116,5 +129,22 @@ rule evaluation:
     log:
         notebook=f"{RUN}/notebooks/05_evaluation.ipynb",
         text=f"{RUN}/logs/05_evaluation.log",
+    shell:
+        PAPERMILL
+
+
+# Notebooks from 06 on: they read what 01-05 left, and end with run.write_record("<their own name>", ...).
+rule further_notebook:
+    input:
+        rules.evaluation.output,
+        library=LIBRARY,
+        notebook=f"{ROOT}/notebooks/{{further}}.ipynb",
+    output:
+        f"{RUN}/records/{{further}}.json",
+    log:
+        notebook=f"{RUN}/notebooks/{{further}}.ipynb",
+        text=f"{RUN}/logs/{{further}}.log",
+    resources:
+        training=1,
     shell:
         PAPERMILL

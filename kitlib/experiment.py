@@ -14,7 +14,8 @@ import pydantic
 import yaml
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-EXPERIMENTS = REPOSITORY / "notebooks" / "experiments"
+NOTEBOOKS = REPOSITORY / "notebooks"
+EXPERIMENTS = NOTEBOOKS / "experiments"
 
 AttackOfAnyKind = Annotated[
     pydantic.SerializeAsAny[attacks.Attack],
@@ -91,7 +92,10 @@ class EvaluationSettings(Settings):
 
 
 class Experiment(Settings):
-    """One experiment in one profile, everything resolved."""
+    """One experiment in one profile, everything resolved.
+
+    notebooks: those from 06 on that a batch runs after notebook 05, by their names without .ipynb.
+    """
 
     name: str
     title: str
@@ -105,9 +109,13 @@ class Experiment(Settings):
     attacks: AttackSuite
     evaluation: EvaluationSettings
     paper_figures: tuple[PaperFigure, ...] = ()
+    notebooks: tuple[str, ...] = ()
     choices: dict[str, str] = {}
 
     def model_post_init(self, _context: Any) -> None:
+        for name in self.notebooks:
+            if name not in further_notebooks():
+                raise ValueError(f"there is no notebook '{name}' from 06 on{suggestion(name, further_notebooks())}")
         for name in (*self.evaluation.shown, self.evaluation.headline):
             if name not in self.attacks.as_defined:
                 raise ValueError(f"evaluation names '{name}'{suggestion(name, self.attacks.as_defined)}")
@@ -116,6 +124,11 @@ class Experiment(Settings):
             for name in (figure.attack, figure.as_defined, figure.control):
                 if name is not None and name not in known:
                     raise ValueError(f"paper figure '{figure.id}' names attack '{name}'{suggestion(name, known)}")
+
+
+def further_notebooks() -> list[str]:
+    """The notebooks after the five that every experiment runs, without .ipynb."""
+    return sorted(path.stem for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb") if path.stem >= "06")
 
 
 def names() -> list[str]:

@@ -38,6 +38,14 @@ PACKAGES = ("tensorflow", "keras", "cleverhans", "numpy", "scikit-learn", "paper
 PARAMETERS = ("experiment", "profile", "seed", "overrides")
 
 
+def maker_of(name: str) -> str:
+    """The notebook that makes a file of a run. Those from 06 on make the record of their own name."""
+    if name in MAKER:
+        return MAKER[name]
+    folder, _, file = name.partition("/")
+    return Path(file).stem if folder == "records" else "03_attack_generation"
+
+
 def runs_folder() -> Path:
     """KITLIB_RUNS, or runs/ in the repository."""
     return Path(os.environ.get("KITLIB_RUNS") or REPOSITORY / "runs").expanduser().resolve()
@@ -59,9 +67,8 @@ class Run:
         """The path of something that an earlier notebook made; KitError names that notebook."""
         path = self.path(name)
         if not path.exists():
-            maker = MAKER.get(name, "03_attack_generation")
             raise KitError(
-                f"{path} is missing: run notebook {maker}.ipynb first, with experiment "
+                f"{path} is missing: run notebook {maker_of(name)}.ipynb first, with experiment "
                 f"'{self.experiment.name}', profile '{self.profile}', seed {self.seed}"
             )
         return path
@@ -69,7 +76,7 @@ class Run:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Changes with everything in the experiment that changes numbers (not its prose)."""
-        prose = {"title", "summary", "choices", "paper_figures"}
+        prose = {"title", "summary", "choices", "paper_figures", "notebooks"}
         content = self.experiment.model_dump(mode="json", exclude=prose)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -85,7 +92,7 @@ class Run:
         if not isinstance(record, dict) or record.get("fingerprint") != self.fingerprint:
             raise KitError(
                 f"{path} belongs to other settings of experiment '{self.experiment.name}': "
-                f"run notebook {MAKER[f'records/{name}.json']}.ipynb again"
+                f"run notebook {maker_of(f'records/{name}.json')}.ipynb again"
             )
         return record
 
@@ -99,15 +106,19 @@ class Run:
         return models.load(self.need(f"models/{name}.keras"))
 
     def checkpoints(self, name: str) -> Path:
-        """Where the training of "baseline" or "defended" keeps its checkpoints.
+        """Where the training of "baseline" or "defended" keeps its checkpoints, for all runs of this training.
 
-        Another folder for other data, network or training settings, and for other code that trains: so a
-        training goes on after a stop, and starts anew after a change, and neither is taken for the other.
+        Named after what decides the outcome: data, network, training settings, seed, the code that trains.
+        So a training goes on after a stop, starts anew after a change, and is made once even where several
+        experiments have it: paper A's first three share their baseline.
         """
-        parts = {"data", "model", "baseline"} | {name}
+        training = getattr(self.experiment, name)
+        parts = {"data", "model", name} | ({"baseline"} if training.method == "static" else set())
         settings = self.experiment.model_dump(mode="json", include=parts)
-        digest = hashlib.sha256((json.dumps(settings, sort_keys=True) + training_code()).encode()).hexdigest()
-        return self.path(f"checkpoints/{name}-{digest[:12]}")
+        settings["training"] = settings.pop(name)
+        content = json.dumps([settings, self.seed], sort_keys=True) + training_code()
+        digest = hashlib.sha256(content.encode()).hexdigest()
+        return runs_folder() / "checkpoints" / f"{training.method}-{digest[:16]}"
 
     def save_model(self, name: str, model: keras.Model) -> None:
         models.save(model, self.path(f"models/{name}.keras"))

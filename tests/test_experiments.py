@@ -136,3 +136,16 @@ def test_a_broken_yaml_file_is_named(tmp_path):
     (tmp_path / "mine.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(KitError, match="mine.yaml cannot be read|mine.yaml is no valid"):
         experiment.load(str(tmp_path / "mine.yaml"))
+
+
+def test_further_notebooks_are_those_from_06_on_and_must_exist(tmp_path, monkeypatch, content):
+    (tmp_path / "06_is_it_robust.ipynb").touch()
+    (tmp_path / "05_evaluation.ipynb").touch()
+    monkeypatch.setattr(experiment, "NOTEBOOKS", tmp_path)
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(content | {"notebooks": ["06_is_it_robust"]}))
+    assert experiment.load(str(file), "demo").notebooks == ("06_is_it_robust",)
+    for name in ("05_evaluation", "06_is_it_robst"):
+        file.write_text(yaml.safe_dump(content | {"notebooks": [name]}))
+        with pytest.raises(KitError, match=f"there is no notebook '{name}' from 06 on"):
+            experiment.load(str(file), "demo")

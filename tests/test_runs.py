@@ -31,6 +31,8 @@ def test_what_is_missing_names_the_notebook_that_makes_it():
             run.need(name)
     with pytest.raises(KitError, match="run notebook 03_attack_generation.ipynb first"):
         run.adversarial("PGD 8/255")
+    with pytest.raises(KitError, match="run notebook 06_is_it_robust.ipynb first"):
+        run.read_record("06_is_it_robust")
 
 
 def test_records_carry_versions_and_are_refused_when_the_experiment_changed():
@@ -53,13 +55,27 @@ def test_prose_does_not_change_the_fingerprint_but_settings_do():
 
 
 def test_a_changed_training_gets_its_own_checkpoints_and_a_changed_attack_does_not():
-    def folder(name, overrides=None):
-        return runs.open_run("digits_fgsm", "smoke", 0, overrides).checkpoints(name).name
+    def folder(name, overrides=None, seed=0):
+        return runs.open_run("digits_fgsm", "smoke", seed, overrides).checkpoints(name)
 
     assert folder("baseline", {"evaluation": {"keep": 3}, "defended": {"epochs": 9}}) == folder("baseline")
     assert folder("baseline", {"baseline": {"epochs": 9}}) != folder("baseline")
-    assert folder("defended", {"baseline": {"epochs": 9}}) != folder("defended")
+    assert folder("baseline", seed=1) != folder("baseline")
+    assert folder("defended", {"baseline": {"epochs": 9}}) == folder("defended")
     assert folder("defended", {"model": {"options": {"dropout": 0.1}}}) != folder("defended")
+
+
+def test_static_training_depends_on_the_baseline_too():
+    def folder(epochs):
+        overrides = {"baseline": {"epochs": epochs}, "defended": {"method": "static"}}
+        return runs.open_run("digits_fgsm", "smoke", 0, overrides).checkpoints("defended")
+
+    assert folder(1) != folder(9)
+
+
+def test_experiments_with_the_same_training_share_it():
+    first, second = (runs.open_run(f"cifar10_exp{number}", "full").checkpoints("baseline") for number in (1, 2))
+    assert first == second
 
 
 def test_notebook_parameters_open_the_run():
