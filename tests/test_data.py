@@ -227,6 +227,7 @@ def test_the_lung_folder_is_found_once_or_twice_nested_and_bengin_is_benign(tmp_
     data = read(tmp_path, name="iq_othnccd", size=16, split={"kind": "random", "validation": 9, "test": 10})
     assert data.class_names == ("benign", "malignant", "normal")
     assert data.facts["whole"] == {"benign": 12, "malignant": 30, "normal": 21}
+    assert data.facts["shapes"] == {"40 x 30": 63}
     assert data.files[:11].tolist() == [f"Bengin cases/Bengin case ({number}).jpg" for number in range(1, 12)]
     assert data.images.shape == (63, 16, 16, 3) and len(data.split["test"]) == 10
 

@@ -26,6 +26,7 @@ class Dataset:
     images that must not be torn apart (slices of a patient), where they are known or were found.
     files, digests: name and sha256 of each image's file, where images are files.
     facts: what was found in the source before limits were applied (`whole`: images by class;
+    `shapes`: files by width x height in pixels, where images are files;
     `as_expected`: are the contents the known ones; `digest`: what that was judged by, whatever the order).
     """
 

@@ -25,7 +25,7 @@ MAX_PIXELS = 2**26
 MIN_SIDE = 4
 MAX_RATIO = 16
 THUMBNAIL = 64
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 
 
 class Unreadable(Exception):
@@ -65,7 +65,7 @@ def _number_order(path: Path) -> list:
 def read_pictures(paths: list[Path], size: int, shorter_side: int, channels: int,
                   cache: Path | None) -> dict[str, np.ndarray]:
     """Decode files to `images` (uint8, N x size x size x channels), `thumbnails` (uint8, N x 64 x 64, grey,
-    the whole picture) and `digests` (sha256 of each file, hexadecimal).
+    the whole picture), `digests` (sha256 of each file, hexadecimal) and `shapes` (text, width x height of each file).
 
     As torchvision's Resize(shorter_side), CenterCrop(size) do: bilinear with antialiasing. Sixteen-bit grey is
     scaled to eight; transparent parts become black; a picture is turned as its camera says. A decoded copy is
@@ -122,8 +122,9 @@ def _decode_all(paths, size, shorter_side, channels):
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             decoded = list(pool.map(decode, paths))
     _refuse_unreadable(paths, decoded)
-    images, thumbnails, digests = zip(*decoded, strict=True)
-    return {"images": np.stack(images), "thumbnails": np.stack(thumbnails), "digests": np.array(digests)}
+    images, thumbnails, digests, shapes = zip(*decoded, strict=True)
+    return {"images": np.stack(images), "thumbnails": np.stack(thumbnails), "digests": np.array(digests),
+            "shapes": np.array(shapes)}
 
 
 def _refuse_unreadable(paths, decoded):
@@ -141,7 +142,8 @@ def _decode(path, size, shorter_side, channels):
     grey = picture.convert("L")
     image = np.asarray(_resize_and_crop(grey if channels == 1 else picture.convert("RGB"), size, shorter_side))
     thumbnail = np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
-    return image.reshape(size, size, channels), thumbnail, hashlib.sha256(data).hexdigest()
+    shape = f"{picture.width} x {picture.height}"
+    return image.reshape(size, size, channels), thumbnail, hashlib.sha256(data).hexdigest(), shape
 
 
 def _bytes_of(path: Path) -> bytes:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import pickletools
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 from kitlib import files
@@ -191,7 +192,7 @@ def _iq_othnccd(settings, seed, folder):
     source = (f"IQ-OTH/NCCD lung CT slices (Alyasriy & Al-Huseiny), {len(data.labels):,} files "
               f"in {printable(home.name)}, "
               f"{'the same as' if expected else 'NOT the same as'} those of the reference results")
-    return dataclasses.replace(data, source=source, facts={"as_expected": expected, "digest": digest},
+    return dataclasses.replace(data, source=source, facts=data.facts | {"as_expected": expected, "digest": digest},
                                groups=similarity.find_groups(thumbnails, data.labels))
 
 
@@ -284,7 +285,8 @@ def _from_files(settings, home, by_part, folder, channels) -> tuple[Dataset, np.
     source = f"{len(paths):,} image files in {printable(home.name)}{ignored}"
     given = {part: np.flatnonzero(parts == part) for part in PARTS if (parts == part).any()}
     data = Dataset(settings.name, arrays["images"], np.array(labels, np.int32), tuple(names), given, source,
-                   files=np.array([printable(path.relative_to(home)) for path in paths]), digests=arrays["digests"])
+                   files=np.array([printable(path.relative_to(home)) for path in paths]), digests=arrays["digests"],
+                   facts={"shapes": dict(Counter(arrays["shapes"].tolist()).most_common())})
     return data, arrays["thumbnails"]
 
 
