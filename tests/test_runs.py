@@ -67,7 +67,8 @@ def test_a_changed_training_gets_its_own_checkpoints_and_a_changed_attack_does_n
 
 def test_static_training_depends_on_the_baseline_too():
     def folder(epochs):
-        overrides = {"baseline": {"epochs": epochs}, "defended": {"method": "static"}}
+        static = {"method": "static", "attacks": [{"name": "fgsm", "eps": 0.1}], "clean_share": None}
+        overrides = {"baseline": {"epochs": epochs}, "defended": static}
         return runs.open_run("digits_fgsm", "smoke", 0, overrides).checkpoints("defended")
 
     assert folder(1) != folder(9)

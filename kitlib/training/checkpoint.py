@@ -83,7 +83,7 @@ def _differences(old: dict, new: dict) -> list[str]:
 
 
 def fingerprint_of(settings, seed: int, dataset, network, baseline) -> dict:
-    """What a training is made of, without its first weights. `baseline` may be None."""
+    """What a training is made of, without its first weights. `baseline`: where it matters, else None."""
     split = [dataset.split[part] for part in sorted(dataset.split)]
     return {
         "settings": settings.model_dump(mode="json"),

@@ -67,7 +67,7 @@ def train(
         for leftover in folder.glob(".checkpoint-*.npz"):  # of a kill while writing
             leftover.unlink()
         path = folder / "checkpoint.npz"
-        fingerprint = fingerprint_of(settings, seed, dataset, model, baseline)
+        fingerprint = fingerprint_of(settings, seed, dataset, model, baseline if settings.method == "static" else None)
         state = resumed(path, fingerprint) or State(fingerprint)
         if not state.finished:
             job = _Job(model, dataset, settings, seed, state, path, progress)
