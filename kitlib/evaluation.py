@@ -123,6 +123,18 @@ def evaluate(
     return Evaluation(labels, clean, attacked, attacks)
 
 
+def loss_along(model: keras.Model, images: np.ndarray, labels: np.ndarray, perturbation: np.ndarray,
+               shares) -> np.ndarray:
+    """Cross-entropy at images + share * perturbation, clipped to [0, 1]; len(shares) x N.
+
+    A one-step attack assumes that it rises all the way. Where it falls back before the end, the model has
+    learnt to answer that one step (Kim et al. 2020, arXiv:2010.01799, section 3).
+    """
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
+    moved = (np.clip(images + share * perturbation, 0, 1).astype(np.float32) for share in shares)
+    return np.stack([keras.ops.convert_to_numpy(loss(labels, predict_logits(model, each))) for each in moved])
+
+
 def confusion(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
     """classes x classes counts: rows are true classes, columns predictions."""
     return confusion_matrix(labels, predictions, labels=np.arange(classes))

@@ -146,6 +146,22 @@ def epsilon_curve(curves: dict[str, list], epsilons, chance: float) -> Figure:
     return figure
 
 
+def loss_along(losses: dict[str, np.ndarray], shares, largest: float) -> Figure:
+    """Loss along a perturbation: median over the images, with the middle half of them.
+
+    losses: {model: shares x N}; largest: size of the whole perturbation in n/255.
+    """
+    figure, axes = plt.subplots(figsize=(6.5, 3.4))
+    for name, values in losses.items():
+        low, middle, high = np.quantile(values, (0.25, 0.5, 0.75), axis=1)
+        axes.plot(shares, middle, marker="o", ms=3, label=name, color=COLOURS.get(name))
+        axes.fill_between(shares, low, high, alpha=0.15, color=COLOURS.get(name))
+    axes.set(xlabel=f"share k of the perturbation (k = 1 is {largest:.1f}/255)", ylabel="cross-entropy loss",
+             title="Loss along the perturbation: median and middle half of the images")
+    axes.legend(fontsize=8)
+    return figure
+
+
 def confusion_matrices(matrices: dict[str, np.ndarray], class_names) -> Figure:
     """Counts, coloured by the rate within each true class; one matrix a title."""
     columns = min(3, len(matrices))

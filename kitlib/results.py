@@ -189,8 +189,13 @@ def write(results: Results, folder: Path) -> None:
     """results.json and its tables as Markdown and CSV."""
     write_json(folder / "results.json", results.model_dump(mode="json"))
     for name, table in {"accuracy": accuracy_table(results), "paper": paper_table(results)}.items():
-        write_text(folder / "tables" / f"{name}.md", as_markdown(table))
-        write_text(folder / "tables" / f"{name}.csv", table.to_csv(index=False))
+        write_table(table, folder / "tables" / name)
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """A table as `path`.md and `path`.csv, without its index."""
+    write_text(path.with_name(path.name + ".md"), as_markdown(table))
+    write_text(path.with_name(path.name + ".csv"), table.to_csv(index=False))
 
 
 def read(path: Path) -> Results:
