@@ -50,7 +50,10 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One model on one set of images, clean and under each of several attacks."""
+    """One model on one set of images, clean and under each of several attacks.
+
+    An attack may have been made on the first images only; its count says so.
+    """
 
     labels: np.ndarray
     clean_predictions: np.ndarray
@@ -61,25 +64,31 @@ class Evaluation:
     def clean(self) -> Accuracy:
         return Accuracy.of(self.clean_predictions == self.labels)
 
+    def right(self, name: str) -> np.ndarray:
+        """Of each attacked image, whether the model is still right."""
+        predictions = self.attacked[name].predictions
+        return predictions == self.labels[: len(predictions)]
+
     def under(self, name: str) -> Accuracy:
-        return Accuracy.of(self.attacked[name].predictions == self.labels)
+        return Accuracy.of(self.right(name))
 
     def combined(self, names) -> Accuracy:
         """All adversarial images of these attacks together, as paper B's last column counts them."""
-        return Accuracy.of(np.concatenate([self.attacked[name].predictions == self.labels for name in names]))
+        return Accuracy.of(np.concatenate([self.right(name) for name in names]))
 
     def worst(self, names) -> Accuracy:
         """An image counts only if it is right clean and under every one of these attacks."""
-        survived = [self.attacked[name].predictions == self.labels for name in names]
-        return Accuracy.of(np.logical_and.reduce([self.clean_predictions == self.labels, *survived]))
+        survived = [self.clean_predictions == self.labels, *(self.right(name) for name in names)]
+        count = min(map(len, survived))     # those that every attack was made on
+        return Accuracy.of(np.logical_and.reduce([right[:count] for right in survived]))
 
     def scores(self, name: str) -> dict[str, float | None]:
         """Robustness scores of one attack; see `SCORES` for their definitions."""
-        right = self.clean_predictions == self.labels
-        result = self.attacked[name]
-        turned = right & (result.predictions != self.labels)
+        result, survived = self.attacked[name], self.right(name)
+        right = (self.clean_predictions == self.labels)[: len(survived)]
+        turned = right & ~survived
         return {
-            "relative_robustness": self.under(name).value / max(self.clean.value, 1e-12),
+            "relative_robustness": float(survived.mean() / max(right.mean(), 1e-12)),
             "success_rate": float(turned.sum() / max(right.sum(), 1)),
             "mean_l2": float(result.l2[turned].mean()) if turned.any() else None,
             "max_linf": float(np.max(result.linf)),
@@ -109,15 +118,18 @@ SCORES = {
 
 def evaluate(
     model: keras.Model, images: np.ndarray, labels: np.ndarray, attacks: dict[str, Attack],
-    *, batch_size: int = 128, seed: int = 0, progress: bool = True,
+    *, limits: dict[str, int] | None = None, batch_size: int = 128, seed: int = 0, progress: bool = True,
 ) -> Evaluation:
     """Judge `model` in float32 on clean images and under each attack, made against this very model.
 
     images: N x H x W x C pixels in [0, 1]; labels: N class indices. The adversarial images are kept.
+    limits: by the attack's name, how many of the images (the first ones) it is made on; the others on all.
     """
     clean = predict_logits(model, images).argmax(1)
+    limits = limits or {}
     attacked = {
-        name: run(attack, model, images, labels, batch_size=batch_size, seed=seed, progress=progress)
+        name: run(attack, model, images[: limits.get(name)], labels[: limits.get(name)],
+                  batch_size=batch_size, seed=seed, progress=progress)
         for name, attack in attacks.items()
     }
     return Evaluation(labels, clean, attacked, attacks)

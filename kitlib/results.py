@@ -109,8 +109,9 @@ def model_results(evaluation: Evaluation, experiment: Experiment, class_names, t
         combined=evaluation.combined(published).record() if published else None,
         worst_case=evaluation.worst(bounded).record(),
         transferred=transferred and {name: accuracy.record() for name, accuracy in transferred.items()},
-        recall={name: recalls(evaluation.labels, p, class_names) for name, p in predictions.items()},
-        confusion={name: confusion(evaluation.labels, p, len(class_names)).tolist() for name, p in predictions.items()},
+        recall={name: recalls(evaluation.labels[: len(p)], p, class_names) for name, p in predictions.items()},
+        confusion={name: confusion(evaluation.labels[: len(p)], p, len(class_names)).tolist()
+                   for name, p in predictions.items()},
     )
 
 
@@ -205,14 +206,19 @@ def read(path: Path) -> Results:
 
 def accuracy_table(results: Results) -> pd.DataFrame:
     """One row an attack, one column a model; cells are per cent with the interval and the count."""
-    rows = {"clean": "clean", **{name: name for name in results.models["baseline"].attacks}}
-    if results.models["baseline"].combined:
-        rows["combined (as published)"] = "combined"
-    rows["worst case (as defined)"] = "worst case"
+    rows = rows_of(results)
     table = {"under": list(rows)}
     for name, model in results.models.items():
         table[name] = [_cell(measured_for(model, key)) for key in rows.values()]
     return pd.DataFrame(table)
+
+
+def rows_of(results: Results) -> dict[str, str]:
+    """The rows of the table of accuracies, in its order: what they are called -> the key for `measured_for`."""
+    rows = {"clean": "clean", **{name: name for name in results.models["baseline"].attacks}}
+    if results.models["baseline"].combined:
+        rows["combined (as published)"] = "combined"
+    return rows | {"worst case (as defined)": "worst case"}
 
 
 def paper_table(results: Results) -> pd.DataFrame:

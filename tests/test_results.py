@@ -52,6 +52,15 @@ def test_scores_count_what_they_say(evaluated):
     assert scores["mean_l2"] == pytest.approx(4 / 3)  # of the one image that was turned
 
 
+def test_an_attack_on_the_first_images_only_is_counted_on_those():
+    labels, images = np.array([0, 0, 1, 1]), np.zeros((4, 2, 2, 1), np.float32)
+    attacked = {"all": outcome([0, 1, 1, 1], labels, images), "few": outcome([0, 1], labels[:2], images[:2])}
+    found = Evaluation(labels, np.array([0, 0, 1, 0]), attacked, dict.fromkeys(attacked, FGSM))
+    assert found.under("few") == Accuracy(1, 2) and found.worst(["all", "few"]) == Accuracy(1, 2)
+    assert found.combined(["all", "few"]) == Accuracy(4, 6)
+    assert found.scores("few")["success_rate"] == pytest.approx(1 / 2)
+
+
 def test_confusion_has_true_classes_as_rows_and_keeps_empty_ones():
     matrix = evaluation.confusion(np.array([0, 0, 2]), np.array([0, 1, 2]), 3)
     assert matrix.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
