@@ -1,7 +1,8 @@
 """Attacks side by side with Foolbox, ART and plain CleverHans, in one run: `python -m benchmarks.attacks`.
 
 Every library attacks the same network with the same images and the same budget, in float32, and they take
-turns, so that a slow minute of the machine falls on all alike. Accuracies are judged by one function.
+turns, so that a slow minute of the machine falls on all alike. Accuracies are judged by one function. Peers are
+timed with the kernels that kitlib chooses, and as they are installed (benchmarks.elsewhere).
 """
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable
 
 from benchmarks import common, networks
+from benchmarks.elsewhere import Elsewhere
 from kitlib import attacks, models
 
 import keras
@@ -22,14 +24,13 @@ EPS, STEP = 8 / 255, 2 / 255
 
 def main() -> None:
     chosen = arguments()
-    dataset = networks.dataset()
-    images, labels = networks.test_images(dataset, chosen.images)
-    print(f"{dataset.source}; {len(images)} test images")
-    nets = {kind: networks.trained(kind, dataset) for kind in networks.TRAINING}
     parts = chosen.parts or list(PARTS)
-    results = {part: PARTS[part](nets, images, labels, chosen) for part in parts}
+    settings = {name: value for name, value in vars(chosen).items() if name != "parts"}
+    source = networks.dataset().source
+    print(f"{source}; {settings['images']} test images")
+    results = {part: PARTS[part](settings) for part in parts}
     name = "attacks" if parts == list(PARTS) else "attacks-" + "-".join(parts)
-    common.write(name, {"data": dataset.source, "settings": vars(chosen), **results})
+    common.write(name, {"data": source, "settings": settings, **results})
 
 
 def arguments() -> argparse.Namespace:
@@ -58,71 +59,52 @@ def in_batches(function: Callable, images, labels, batch: int) -> np.ndarray:
     return np.concatenate([np.asarray(function(images[i : i + batch], labels[i : i + batch])) for i in parts])
 
 
-def compare_pgd(kind: str, model, images, labels, chosen) -> dict:
-    """Seconds, images per second and accuracy left of PGD without random start in each library."""
-    attack = attacks.PGD(eps=EPS, step=STEP, steps=chosen.steps, random_start=False)
-    found = {}
-
-    def ours(keep):
-        return lambda x, y: attacks.run(attack, model, x, y, batch_size=chosen.batch, keep_images=keep).accuracy
-
-    def theirs(function):
-        return lambda x, y: accuracy(model, in_batches(function, x, y, chosen.batch), y)
-
-    def noted(name):
-        def call():
-            found[name] = everyone[name](images, labels)
-        return call
-
-    peers = {"CleverHans": cleverhans_pgd(model, chosen), **installed(foolbox_pgd, art_pgd, model, images, chosen)}
-    everyone = {"kitlib, accuracy": ours(False), "kitlib, images": ours(True)}
-    everyone |= {name: theirs(function) for name, function in peers.items()}
-    for function in everyone.values():      # one batch that is not timed, for tracing
-        function(images[: chosen.batch], labels[: chosen.batch])
-    seconds = common.paired({name: noted(name) for name in everyone}, chosen.repeats, warm_up=0)
-    best = min(found[name] for name in peers)
-    rows = []
-    for name, times in seconds.items():
-        faster = common.ratio(times, seconds["kitlib, accuracy"])["median"]
-        rows.append([name, min(times), len(images) / min(times), faster, 100 * found[name]])
-    columns = ["library", "seconds", "images/s", "time / kitlib's", "accuracy left, %"]
-    above = 100 * (found["kitlib, accuracy"] - best)
-    clean = f"{100 * accuracy(model, images, labels):.1f} % clean"
-    print(common.table(f"PGD-{chosen.steps}, eps 8/255, {len(images)} images, {kind} ({clean})", columns, rows))
-    print(f"accuracy left by kitlib minus that of the best peer: {above:+.2f} points", flush=True)
-    return {"rows": [dict(zip(columns, row, strict=True)) for row in rows], "seconds": seconds,
-            "points above the best peer": above}
+def given(network: str, count: int) -> tuple[keras.Model, np.ndarray, np.ndarray]:
+    """A network and the images that it is attacked on."""
+    dataset = networks.dataset()
+    return networks.trained(network, dataset), *networks.test_images(dataset, count)
 
 
-def installed(*makers_and_given) -> dict[str, Callable]:
-    """The peers that are installed, by name."""
-    *makers, model, images, chosen = makers_and_given
-    peers = {}
-    for maker in makers:
-        try:
-            name, function = maker(model, images, chosen)
-        except ImportError as error:
-            print(f"left out: {error}")
-        else:
-            peers[name] = function
-    return peers
+def pgd_case(library: str, network: str, chosen: dict) -> Callable[[], float]:
+    """PGD without random start by one library on all images; returns the accuracy left.
+
+    One batch is attacked beforehand, untimed, for tracing.
+    """
+    model, images, labels = given(network, chosen["images"])
+    attack = PGD_OF[library](model, images, chosen)
+    attack(images[: chosen["batch"]], labels[: chosen["batch"]])
+    return lambda: attack(images, labels)
 
 
-def cleverhans_pgd(model, chosen) -> Callable:
+def kitlib_pgd(keep_images: bool) -> Callable:
+    def make(model, _images, chosen):
+        attack = attacks.PGD(eps=EPS, step=STEP, steps=chosen["steps"], random_start=False)
+        return lambda x, y: attacks.run(attack, model, x, y, batch_size=chosen["batch"],
+                                        keep_images=keep_images).accuracy
+    return make
+
+
+def cleverhans_pgd(model, _images, chosen) -> Callable:
     def logits(images):
         return model(images, training=False)
 
-    return lambda x, y: projected_gradient_descent(
-        logits, x, EPS, STEP, chosen.steps, np.inf, clip_min=0.0, clip_max=1.0, y=y
-    )
+    def attack(x, y):
+        return projected_gradient_descent(
+            logits, x, EPS, STEP, chosen["steps"], np.inf, clip_min=0.0, clip_max=1.0, y=y)
+
+    return lambda x, y: accuracy(model, in_batches(attack, x, y, chosen["batch"]), y)
 
 
-def foolbox_pgd(model, _images, chosen) -> tuple[str, Callable]:
+def foolbox_pgd(model, _images, chosen) -> Callable:
     import foolbox
 
     wrapped = foolbox.TensorFlowModel(model, bounds=(0, 1))
-    attack = foolbox.attacks.LinfPGD(abs_stepsize=STEP, steps=chosen.steps, random_start=False)
-    return "Foolbox", lambda x, y: attack(wrapped, tf.constant(x), tf.constant(y, tf.int64), epsilons=EPS)[1]
+    pgd = foolbox.attacks.LinfPGD(abs_stepsize=STEP, steps=chosen["steps"], random_start=False)
+
+    def attack(x, y):
+        return pgd(wrapped, tf.constant(x), tf.constant(y, tf.int64), epsilons=EPS)[1]
+
+    return lambda x, y: accuracy(model, in_batches(attack, x, y, chosen["batch"]), y)
 
 
 def art_classifier(model, images):
@@ -132,74 +114,127 @@ def art_classifier(model, images):
     return TensorFlowV2Classifier(model, model.output_shape[-1], images.shape[1:], loss, clip_values=(0, 1))
 
 
-def art_pgd(model, images, chosen) -> tuple[str, Callable]:
+def art_pgd(model, images, chosen) -> Callable:
     from art.attacks.evasion import ProjectedGradientDescent
 
-    attack = ProjectedGradientDescent(art_classifier(model, images), eps=EPS, eps_step=STEP, max_iter=chosen.steps,
-                                      batch_size=chosen.batch, verbose=False)
-    return "ART", lambda x, y: attack.generate(x, y=y)
+    pgd = ProjectedGradientDescent(art_classifier(model, images), eps=EPS, eps_step=STEP, max_iter=chosen["steps"],
+                                   batch_size=chosen["batch"], verbose=False)
+    return lambda x, y: accuracy(model, pgd.generate(x, y=y), y)
 
 
-def compare_cw(model, images, labels, chosen) -> dict:
-    """Seconds, success and mean L2 distance of C&W with the same searches, steps and rate in each library."""
-    rate, constant = 0.05, 0.01
-    images, labels = images[: chosen.cw_images], labels[: chosen.cw_images]
-    attack = attacks.CarliniWagnerL2(
-        search_steps=chosen.cw_searches, steps=chosen.cw_steps, learning_rate=rate, constant=constant
-    )
-    found = {}
+PGD_OF = {
+    "kitlib, accuracy": kitlib_pgd(keep_images=False), "kitlib, images": kitlib_pgd(keep_images=True),
+    "CleverHans": cleverhans_pgd, "Foolbox": foolbox_pgd, "ART": art_pgd,
+}
 
-    def ours():
-        found["kitlib"] = attacks.run(attack, model, images, labels, batch_size=chosen.batch).images
 
-    def theirs(name, function):
+def everyone(maker: Callable, makers: dict, there: Elsewhere, **arguments) -> dict[str, Callable]:
+    """A case for each library that is installed: all with oneDNN's kernels here, and peers as installed there."""
+    cases = {}
+    for library in makers:
+        try:
+            cases[library] = maker(library, **arguments)
+        except ImportError as error:
+            print(f"left out: {error}")
+            continue
+        if not library.startswith("kitlib"):
+            name = f"{maker.__module__}:{maker.__name__}".replace("__main__", "benchmarks.attacks")
+            cases[f"{library}, as installed"] = there.case(name, library=library, **arguments)
+    return cases
+
+
+def noted(cases: dict[str, Callable], repeats: int) -> tuple[dict[str, list[float]], dict]:
+    """Seconds of each case, taken in turns, and what each returned last."""
+    answers = {}
+
+    def keep(name):
         def call():
-            found[name] = in_batches(function, images, labels, chosen.batch)
+            answers[name] = cases[name]()
         return call
 
-    peers = installed(foolbox_cw(rate, constant), art_cw(rate, constant), model, images, chosen)
-    calls = {"kitlib": ours, **{name: theirs(name, function) for name, function in peers.items()}}
-    seconds = common.paired(calls, repeats=1, warm_up=0)
-    ours()      # compiled by now: timed again, as a second run of the same attack would be
-    seconds["kitlib, compiled"], found["kitlib, compiled"] = common.paired({"": ours}, 1, 0)[""], found["kitlib"]
-    rows = []
-    for name, times in seconds.items():
-        l2, success = distances(model, images, found[name], labels)
-        rows.append([name, times[0], len(images) / times[0], times[0] / seconds["kitlib"][0], 100 * success, l2])
+    return common.paired({name: keep(name) for name in cases}, repeats, warm_up=0), answers
+
+
+def compare_pgd(network: str, chosen: dict) -> dict:
+    """Seconds, images per second and accuracy left of PGD in each library."""
+    model, images, labels = given(network, chosen["images"])
+    with Elsewhere() as there:
+        cases = everyone(pgd_case, PGD_OF, there, network=network, chosen=chosen)
+        seconds, left = noted(cases, chosen["repeats"])
+    ours = "kitlib, accuracy"
+    rows = [[name, min(times), len(images) / min(times), common.ratio(times, seconds[ours])["median"], 100 * left[name]]
+            for name, times in seconds.items()]
+    above = 100 * (left[ours] - min(left[name] for name in cases if not name.startswith("kitlib")))
+    columns = ["library", "seconds", "images/s", "time / kitlib's", "accuracy left, %"]
+    clean = f"{100 * accuracy(model, images, labels):.1f} % clean"
+    print(common.table(f"PGD-{chosen['steps']}, eps 8/255, {len(images)} images, {network} ({clean})", columns, rows))
+    print(f"accuracy left by kitlib minus that of the best peer: {above:+.2f} points", flush=True)
+    return {"rows": [dict(zip(columns, row, strict=True)) for row in rows], "seconds": seconds,
+            "points above the best peer": above}
+
+
+CW_RATE, CW_CONSTANT = 0.05, 0.01
+
+
+def cw_case(library: str, network: str, chosen: dict) -> Callable[[], tuple[float, float]]:
+    """C&W by one library, the same searches, steps and rate for all; returns mean L2 and share of successes."""
+    model, images, labels = given(network, chosen["cw_images"])
+    attack = CW_OF[library](model, images, chosen)
+
+    def call():
+        adversarial = attack(images, labels)
+        found = models.predict_logits(model, adversarial).argmax(1) != labels
+        l2 = np.linalg.norm((adversarial - images).reshape(len(images), -1), axis=1)[found]
+        return float(l2.mean()) if len(l2) else float("nan"), float(found.mean())
+
+    return call
+
+
+def kitlib_cw(model, _images, chosen) -> Callable:
+    attack = attacks.CarliniWagnerL2(search_steps=chosen["cw_searches"], steps=chosen["cw_steps"],
+                                     learning_rate=CW_RATE, constant=CW_CONSTANT)
+    return lambda x, y: attacks.run(attack, model, x, y, batch_size=chosen["batch"]).images
+
+
+def foolbox_cw(model, _images, chosen) -> Callable:
+    import foolbox
+
+    wrapped = foolbox.TensorFlowModel(model, bounds=(0, 1))
+    cw = foolbox.attacks.L2CarliniWagnerAttack(
+        binary_search_steps=chosen["cw_searches"], steps=chosen["cw_steps"], stepsize=CW_RATE,
+        initial_const=CW_CONSTANT)
+
+    def attack(x, y):
+        return cw(wrapped, tf.constant(x), tf.constant(y, tf.int64), epsilons=None)[1]
+
+    return lambda x, y: in_batches(attack, x, y, chosen["batch"])
+
+
+def art_cw(model, images, chosen) -> Callable:
+    from art.attacks.evasion import CarliniL2Method
+
+    attack = CarliniL2Method(
+        art_classifier(model, images), binary_search_steps=chosen["cw_searches"], max_iter=chosen["cw_steps"],
+        learning_rate=CW_RATE, initial_const=CW_CONSTANT, batch_size=chosen["batch"], verbose=False)
+    return lambda x, y: attack.generate(x, y=y)
+
+
+CW_OF = {"kitlib": kitlib_cw, "Foolbox": foolbox_cw, "ART": art_cw}
+
+
+def compare_cw(network: str, chosen: dict) -> dict:
+    """Seconds, success and mean L2 distance of C&W in each library; kitlib's a second time, compiled by then."""
+    with Elsewhere() as there:
+        cases = everyone(cw_case, CW_OF, there, network=network, chosen=chosen)
+        seconds, answers = noted(cases, repeats=1)
+    again, answer = noted({"kitlib, compiled": cases["kitlib"]}, repeats=1)
+    seconds, answers = seconds | again, answers | answer
+    rows = [[name, times[0], chosen["cw_images"] / times[0], times[0] / seconds["kitlib"][0],
+             100 * answers[name][1], answers[name][0]] for name, times in seconds.items()]
     columns = ["library", "seconds", "images/s", "time / kitlib's", "success, %", "mean L2"]
-    title = f"C&W L2, {chosen.cw_searches} searches of {chosen.cw_steps} steps, {len(images)} images, undefended"
-    print(common.table(title, columns, rows), flush=True)
+    searches = f"{chosen['cw_searches']} searches of {chosen['cw_steps']} steps"
+    print(common.table(f"C&W L2, {searches}, {chosen['cw_images']} images, undefended", columns, rows), flush=True)
     return {"rows": [dict(zip(columns, row, strict=True)) for row in rows]}
-
-
-def distances(model, images, adversarial, labels) -> tuple[float, float]:
-    """Mean L2 distance over the successes, and the share of successes."""
-    found = models.predict_logits(model, adversarial).argmax(1) != labels
-    return float(np.linalg.norm((adversarial - images).reshape(len(images), -1), axis=1)[found].mean()), found.mean()
-
-
-def foolbox_cw(rate, constant) -> Callable:
-    def make(model, _images, chosen):
-        import foolbox
-
-        wrapped = foolbox.TensorFlowModel(model, bounds=(0, 1))
-        attack = foolbox.attacks.L2CarliniWagnerAttack(
-            binary_search_steps=chosen.cw_searches, steps=chosen.cw_steps, stepsize=rate, initial_const=constant
-        )
-        return "Foolbox", lambda x, y: attack(wrapped, tf.constant(x), tf.constant(y, tf.int64), epsilons=None)[1]
-    return make
-
-
-def art_cw(rate, constant) -> Callable:
-    def make(model, images, chosen):
-        from art.attacks.evasion import CarliniL2Method
-
-        attack = CarliniL2Method(
-            art_classifier(model, images), binary_search_steps=chosen.cw_searches, max_iter=chosen.cw_steps,
-            learning_rate=rate, initial_const=constant, batch_size=chosen.batch, verbose=False,
-        )
-        return "ART", lambda x, y: attack.generate(x, y=y)
-    return make
 
 
 def resisting(model, images, labels):
@@ -221,12 +256,13 @@ def one_pass(model) -> Callable:
     return compiled
 
 
-def against_the_limit(model, images, labels, chosen) -> dict:
+def against_the_limit(chosen: dict) -> dict:
     """PGD on images that all resist, against steps x one compiled forward and backward pass."""
+    model, images, labels = given("undefended", chosen["images"])
     attack, images, labels = resisting(model, images, labels)
-    count = max(1, len(images) // chosen.batch) * chosen.batch
+    count = max(1, len(images) // chosen['batch']) * chosen['batch']
     images, labels = images[:count], labels[:count].astype(np.int32)
-    batch = min(chosen.batch, len(images))
+    batch = min(chosen['batch'], len(images))
     compiled = one_pass(model)
     parts = [(tf.constant(images[i : i + batch]), tf.constant(labels[i : i + batch]))
              for i in range(0, len(images), batch)]
@@ -239,7 +275,7 @@ def against_the_limit(model, images, labels, chosen) -> dict:
     seconds = common.paired({
         "PGD-20, kitlib": lambda: attacks.run(attack, model, images, labels, batch_size=batch, keep_images=False),
         "20 x forward and backward": limit,
-    }, chosen.repeats + 1, warm_up=1)
+    }, chosen['repeats'] + 1, warm_up=1)
     ratio = common.ratio(*seconds.values())
     rows = [[name, min(times), len(images) / min(times)] for name, times in seconds.items()]
     print(common.table(f"The limit: {len(images)} images that all resist", ["what", "seconds", "images/s"], rows))
@@ -247,12 +283,13 @@ def against_the_limit(model, images, labels, chosen) -> dict:
     return {"seconds": seconds, "ratio": ratio, "images": len(images)}
 
 
-def growth(model, images, labels, chosen) -> dict:
+def growth(chosen: dict) -> dict:
     """How the cost of PGD grows with steps, images and batch size, for images that all resist."""
+    model, images, labels = given("undefended", chosen["images"])
     attack, images, labels = resisting(model, images, labels)
     most = 2 ** int(np.log2(len(images)))
-    cases = [("steps", steps, steps, most // 2, chosen.batch) for steps in (5, 10, 20)]
-    cases += [("images", count, 5, count, chosen.batch) for count in (most // 4, most // 2, most)]
+    cases = [("steps", steps, steps, most // 2, chosen['batch']) for steps in (5, 10, 20)]
+    cases += [("images", count, 5, count, chosen['batch']) for count in (most // 4, most // 2, most)]
     cases += [("batch", batch, 5, most // 2, batch) for batch in (8, 32, 128)]
     rows = []
     for what, value, steps, count, batch in cases:
@@ -268,8 +305,10 @@ def growth(model, images, labels, chosen) -> dict:
     return {"rows": [dict(zip(columns, row, strict=True)) for row in rows]}
 
 
-def bfloat16(model, images, labels) -> dict:
+def bfloat16(chosen: dict) -> dict:
     """Accuracies that the same weights get when the attack or the judging computes in bfloat16."""
+    model, images, labels = given("adversarially trained", chosen["images"])
+
     def low(layer):
         return layer.__class__.from_config(layer.get_config() | {"dtype": "mixed_bfloat16"})
 
@@ -282,8 +321,8 @@ def bfloat16(model, images, labels) -> dict:
         compiled = tf.function(lambda x, y, net=net: attack.perturb(net, x, y))
         inputs[f"PGD-5 made in {name}"] = in_batches(compiled, images, labels, 64)
     rows = []
-    for name, given in inputs.items():
-        outputs = [models.predict_logits(net, given).argmax(1) for net in nets.values()]
+    for name, shown in inputs.items():
+        outputs = [models.predict_logits(net, shown).argmax(1) for net in nets.values()]
         rows.append([name, *(100 * float(np.mean(out == labels)) for out in outputs),
                      int(np.sum((outputs[0] == labels) != (outputs[1] == labels)))])
     columns = ["images", "judged in float32, %", "judged in bfloat16, %", "images judged differently"]
@@ -292,12 +331,10 @@ def bfloat16(model, images, labels) -> dict:
 
 
 PARTS = {
-    "pgd-undefended": lambda nets, *given: compare_pgd("undefended", nets["plain"], *given),
-    "pgd-defended": lambda nets, *given: compare_pgd("adversarially trained", nets["robust"], *given),
-    "cw": lambda nets, *given: compare_cw(nets["plain"], *given),
-    "limit": lambda nets, *given: against_the_limit(nets["plain"], *given),
-    "growth": lambda nets, *given: growth(nets["plain"], *given),
-    "bfloat16": lambda nets, images, labels, _: bfloat16(nets["robust"], images, labels),
+    "pgd-undefended": lambda chosen: compare_pgd("undefended", chosen),
+    "pgd-defended": lambda chosen: compare_pgd("adversarially trained", chosen),
+    "cw": lambda chosen: compare_cw("undefended", chosen),
+    "limit": against_the_limit, "growth": growth, "bfloat16": bfloat16,
 }
 
 

@@ -1,6 +1,8 @@
 """The data and the networks that the benchmarks attack: trained here, briefly, and kept."""
 from __future__ import annotations
 
+import functools
+
 from benchmarks.common import folder
 from kitlib import data, models, training
 from kitlib.settings import KitError
@@ -8,15 +10,17 @@ from kitlib.settings import KitError
 import keras
 import numpy as np
 
-# Enough training to attack, in minutes on two cores. `robust` is fast adversarial training (Wong et al. 2020,
+# Enough training to attack, in minutes on two cores. The second is fast adversarial training (Wong et al. 2020,
 # arXiv:2001.03994) at 8/255.
 IMAGES = 12_000
 TRAINING = {
-    "plain": training.TrainingSettings(epochs=5, schedule="one_cycle", precision="float32"),
-    "robust": training.TrainingSettings(method="fgsm_rs", epochs=4, schedule="one_cycle", precision="float32"),
+    "undefended": training.TrainingSettings(epochs=5, schedule="one_cycle", precision="float32"),
+    "adversarially trained": training.TrainingSettings(
+        method="fgsm_rs", epochs=4, schedule="one_cycle", precision="float32"),
 }
 
 
+@functools.cache
 def dataset() -> data.Dataset:
     """CIFAR-10 where the data folder has it, else the embedded digits; the benchmark says which."""
     try:
@@ -33,12 +37,13 @@ def network(dataset: data.Dataset) -> keras.Model:
 
 
 def trained(kind: str, dataset: data.Dataset) -> keras.Model:
-    """The network, trained `plain` or `robust`; read from the benchmark folder if it is there."""
-    path = folder() / f"{dataset.name}-{kind}.keras"
+    """The network, trained as TRAINING says; read from the benchmark folder if it is there."""
+    name = f"{dataset.name}-{kind.replace(' ', '-')}"
+    path = folder() / f"{name}.keras"
     if path.exists():
         return models.load(path)
     net = network(dataset)
-    training.train(net, dataset, TRAINING[kind], folder() / f"checkpoints-{dataset.name}-{kind}", seed=0)
+    training.train(net, dataset, TRAINING[kind], folder() / f"checkpoints-{name}", seed=0)
     models.save(net, path)
     return net
 
