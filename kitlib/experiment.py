@@ -1,13 +1,14 @@
 """An experiment: one YAML file in notebooks/experiments, read, merged with its profile, and checked."""
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from kitlib import attacks
+from kitlib import attacks, defences
 from kitlib.data import DataSettings
 from kitlib.models import ModelSettings
-from kitlib.settings import Epsilon, KitError, Settings, suggestion
+from kitlib.settings import Epsilon, KitError, Settings, choose, suggestion
 from kitlib.training import TrainingSettings
 
 import pydantic
@@ -78,12 +79,15 @@ class PaperFigure(Settings):
 class EvaluationSettings(Settings):
     """How the models are judged.
 
-    images: test images judged (None: all). keep: adversarial images kept for pictures and transfer.
+    images: test images judged (None: all). as_defined_images: how many of them, the first ones, as-defined
+    attacks are made on (None: all), because these take hundreds of passes for each image.
+    keep: adversarial images kept for pictures and transfer.
     sweep: epsilons in pixels. shown: as-defined attacks whose images are shown. headline: the
     as-defined attack that stands for the threat model in confusion matrices and first looks.
     """
 
     images: int | None = pydantic.Field(default=None, ge=1)
+    as_defined_images: int | None = pydantic.Field(default=None, ge=1)
     keep: int = pydantic.Field(default=200, ge=1)
     shown: tuple[str, ...]
     headline: str
@@ -91,10 +95,81 @@ class EvaluationSettings(Settings):
     sweep: tuple[Epsilon, ...] = ()
 
 
+DefenceOfAnyKind = Annotated[
+    pydantic.SerializeAsAny[defences.Defence],
+    pydantic.BeforeValidator(lambda value: value if isinstance(value, defences.Defence) else defences.read(value)),
+]
+
+
+class Contender(Settings):
+    """One model of a comparison: trained for it, or made from another.
+
+    model, training: of a contender that is trained. What they do not say is as in the experiment's `model` and
+        `baseline`; another model name brings its own options and normalisation.
+    preprocessing: a defence of the input in front of the trained model `of`.
+    of: "baseline", "defended", or a contender named before: what `preprocessing` stands in front of, the teacher
+        of a distilled training, or, where nothing else is given, the model itself.
+    why: the reason why it is compared, for the reader.
+    """
+
+    model: ModelSettings | None = None
+    training: TrainingSettings | None = None
+    preprocessing: DefenceOfAnyKind | None = None
+    of: str | None = None
+    why: str
+
+    @pydantic.model_validator(mode="after")
+    def _is_one_thing(self):
+        if self.training is None and self.of is None:
+            raise ValueError("say what it is: `model` or `training`, or `of` another model")
+        if self.training is not None and self.preprocessing is not None:
+            raise ValueError("train one contender, and give `preprocessing` to another that is `of` it")
+        if self.training is not None and self.training.needs_baseline != (self.of is not None):
+            raise ValueError("a training has an `of` where its method is distilled or static, and only there")
+        return self
+
+
+class Trained(Settings):
+    """What a trained model of an experiment is made of; `of` where another model takes part."""
+
+    model: ModelSettings
+    training: TrainingSettings
+    of: str | None = None
+
+
+class ComparisonSettings(Settings):
+    """How contenders are judged: all by the same attacks on the same test images.
+
+    attacks: by the name that tables show; those with a bound must share it, or a worst case would mean nothing.
+    headline: the one whose images are carried from model to model, and which is also made naively.
+    images: test images (None: all). samples: draws that EOT averages over, see kitlib.defences.
+    """
+
+    attacks: dict[str, AttackOfAnyKind]
+    headline: str
+    images: int | None = pydantic.Field(default=None, ge=1)
+    samples: int = pydantic.Field(default=10, ge=1, le=1000)
+
+    @pydantic.model_validator(mode="after")
+    def _fits_together(self):
+        if self.headline not in self.bounded():
+            raise ValueError(f"the headline must be an attack with an eps, not '{self.headline}'"
+                             f"{suggestion(self.headline, self.bounded())}")
+        bounds = {(self.attacks[name].norm, self.attacks[name].eps) for name in self.bounded()}
+        if len(bounds) > 1:
+            raise ValueError("the attacks with an eps must have the same norm and eps")
+        return self
+
+    def bounded(self) -> list[str]:
+        """The attacks with an epsilon: the worst case is taken over them."""
+        return [name for name, attack in self.attacks.items() if hasattr(attack, "norm") and hasattr(attack, "eps")]
+
+
 class Experiment(Settings):
     """One experiment in one profile, everything resolved.
 
     notebooks: those from 06 on that a batch runs after notebook 05, by their names without .ipynb.
+    contenders: the models that notebooks 08 and 10 compare, judged as `comparison` says.
     """
 
     name: str
@@ -111,6 +186,28 @@ class Experiment(Settings):
     paper_figures: tuple[PaperFigure, ...] = ()
     notebooks: tuple[str, ...] = ()
     choices: dict[str, str] = {}
+    comparison: ComparisonSettings | None = None
+    contenders: dict[str, Contender] = {}
+
+    @pydantic.field_validator("contenders", mode="before")
+    @classmethod
+    def _contenders_laid_over(cls, contenders, info):
+        """Contenders with their model and training complete; those that a profile sets to null are left out."""
+        if not isinstance(contenders, dict):
+            return contenders
+        if not {"model", "baseline"} <= set(info.data):
+            return {}       # what is wrong there is said already
+        whole = {"model": info.data["model"], "training": info.data["baseline"]}
+        whole = {part: settings.model_dump(mode="json") for part, settings in whole.items()}
+        return {name: _laid_over(whole, contender) for name, contender in contenders.items() if contender is not None}
+
+    def trained(self, name: str) -> Trained:
+        """What "baseline", "defended" or a trained contender is made of. Raises KitError for other names."""
+        if name in ("baseline", "defended"):
+            training = getattr(self, name)
+            return Trained(model=self.model, training=training, of="baseline" if training.needs_baseline else None)
+        found = choose(name, {key: each for key, each in self.contenders.items() if each.training}, "trained contender")
+        return Trained(model=found.model, training=found.training, of=found.of)
 
     def model_post_init(self, _context: Any) -> None:
         for name in self.notebooks:
@@ -124,6 +221,19 @@ class Experiment(Settings):
             for name in (figure.attack, figure.as_defined, figure.control):
                 if name is not None and name not in known:
                     raise ValueError(f"paper figure '{figure.id}' names attack '{name}'{suggestion(name, known)}")
+        self._check_contenders()
+
+    def _check_contenders(self) -> None:
+        if self.contenders and self.comparison is None:
+            raise ValueError("contenders need a `comparison` that says how they are judged")
+        models = {"baseline", "defended"}       # that are trained, of those named so far
+        for name, contender in self.contenders.items():
+            if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in ("baseline", "defended"):
+                raise ValueError(f"contender '{name}': a name is of a-z, 0-9 and _, and not 'baseline' or 'defended'")
+            if contender.of is not None and contender.of not in models:
+                raise ValueError(f"contender '{name}' is of '{contender.of}', which is no trained model named "
+                                 f"before it{suggestion(contender.of, models)}")
+            models |= {name} if contender.training else set()
 
 
 def further_notebooks() -> list[str]:
@@ -158,6 +268,13 @@ def read_overrides(overrides: dict | str | None) -> dict:
     if not isinstance(overrides or {}, dict):
         raise KitError(f"overrides must be a mapping such as '{{baseline: {{epochs: 3}}}}', not {overrides!r}")
     return overrides or {}
+
+
+def _laid_over(whole: dict, contender: Any) -> Any:
+    """A trained contender's own settings over the experiment's; anything else as it is."""
+    if not isinstance(contender, dict) or not any(contender.get(part) is not None for part in whole):
+        return contender
+    return contender | {part: _merge(whole[part], contender.get(part) or {}) for part in whole}
 
 
 def _path_of(name: str) -> Path:

@@ -77,7 +77,8 @@ class Run:
     def fingerprint(self) -> str:
         """Changes with everything in the experiment that changes numbers (not its prose)."""
         prose = {"title", "summary", "choices", "paper_figures", "notebooks"}
-        content = self.experiment.model_dump(mode="json", exclude=prose)
+        judged_on_their_own = {"contenders", "comparison"}  # their records have keys of their own
+        content = self.experiment.model_dump(mode="json", exclude=prose | judged_on_their_own)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def write_record(self, name: str, content: dict) -> None:
@@ -106,19 +107,29 @@ class Run:
         return models.load(self.need(f"models/{name}.keras"))
 
     def checkpoints(self, name: str) -> Path:
-        """Where the training of "baseline" or "defended" keeps its checkpoints, for all runs of this training.
+        """Where a training keeps its checkpoints, for all runs that have it. name: "baseline", "defended" or a
+        contender that is trained.
 
         Named after what decides the outcome: data, network, training settings, seed, the code that trains.
         So a training goes on after a stop, starts anew after a change, and is made once even where several
         experiments have it: paper A's first three share their baseline.
         """
-        training = getattr(self.experiment, name)
-        parts = {"data", "model", name} | ({"baseline"} if training.method == "static" else set())
-        settings = self.experiment.model_dump(mode="json", include=parts)
-        settings["training"] = settings.pop(name)
+        settings = self.made_of(name)
         content = json.dumps([settings, self.seed], sort_keys=True) + training_code()
         digest = hashlib.sha256(content.encode()).hexdigest()
-        return runs_folder() / "checkpoints" / f"{training.method}-{digest[:16]}"
+        return runs_folder() / "checkpoints" / f"{settings['training']['method']}-{digest[:16]}"
+
+    def made_of(self, name: str) -> dict:
+        """What decides the outcome of a training but for the seed and the code. name: as for `checkpoints`.
+
+        Raises KitError for a name that the experiment does not have.
+        """
+        trained = self.experiment.trained(name)
+        made = {"data": self.experiment.data, "model": trained.model, "training": trained.training}
+        made = {part: settings.model_dump(mode="json") for part, settings in made.items()}
+        if trained.training.needs_baseline:
+            made["baseline"] = self.made_of(trained.of)
+        return made
 
     def save_model(self, name: str, model: keras.Model) -> None:
         models.save(model, self.path(f"models/{name}.keras"))
@@ -169,10 +180,15 @@ def _injected(history: list[str]) -> set[str]:
 
 @functools.cache
 def training_code() -> str:
-    """Digest of the code that decides what a training yields; comments and layout do not count."""
+    """Digest of the code that decides what a training yields."""
+    return code_digest("models", "data", "attacks", "training")
+
+
+@functools.cache
+def code_digest(*parts: str) -> str:
+    """Digest of modules and packages of kitlib; comments and layout do not count."""
     package = Path(__file__).parent
-    files = [package / "models.py", *(file for part in ("data", "attacks", "training")
-                                      for file in sorted((package / part).glob("*.py")))]
+    files = [file for part in parts for file in (sorted((package / part).glob("*.py")) or [package / f"{part}.py"])]
     code = [ast.dump(ast.parse(file.read_text(encoding="utf-8"))) for file in files]
     return hashlib.sha256("\n".join(code).encode()).hexdigest()
 

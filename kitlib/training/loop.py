@@ -46,7 +46,7 @@ def train(
         it (same learning-rate position, early-stopping state, batches and random states); a finished
         training is not repeated, its weights are put into `model`.
     seed: of data order, augmentation, dropout and attacks (the initial weights are the model's).
-    baseline: the model on which method static makes its adversarial images.
+    baseline: the model on which method static makes its adversarial images, and distilled's teacher.
     callbacks: further Keras callbacks; `callback.model` is the Training model, its `network` the network.
     strategy: None takes all GPUs of this machine (batch_size is the global batch).
 
@@ -63,11 +63,12 @@ def train(
         keras.utils.set_random_seed(seed)  # determinism refuses unseeded random operations
         tf.config.experimental.enable_op_determinism()
     folder = Path(folder)
-    with alone_in(folder, "training"):
+    with alone_in(folder, "training", waits=True):
         for leftover in folder.glob(".checkpoint-*.npz"):  # of a kill while writing
             leftover.unlink()
         path = folder / "checkpoint.npz"
-        fingerprint = fingerprint_of(settings, seed, dataset, model, baseline if settings.method == "static" else None)
+        other = baseline if settings.needs_baseline else None
+        fingerprint = fingerprint_of(settings, seed, dataset, model, other)
         state = resumed(path, fingerprint) or State(fingerprint)
         if not state.finished:
             job = _Job(model, dataset, settings, seed, state, path, progress)
@@ -97,7 +98,7 @@ class _Job:
         variants = self._static_images(baseline) if self.settings.method == "static" else []
         examples = Examples(self.dataset.images, self.dataset.labels, self.dataset.split["train"], variants)
         steps = len(examples) // self.settings.batch_size
-        training = self._prepared(strategy, steps)
+        training = self._prepared(strategy, steps, baseline)
         self._announce(steps, strategy)
         first = len(self.state.epochs)
         if not _stops(self.state.epochs, self.settings):
@@ -109,14 +110,15 @@ class _Job:
             )
         self._finish(training)
 
-    def _prepared(self, strategy, steps: int) -> Training:
+    def _prepared(self, strategy, steps: int, baseline) -> Training:
         """The Training model, compiled, in the state of the checkpoint."""
         settings = self.settings
         with strategy.scope():
             alone = self.precision == "float32" and strategy.num_replicas_in_sync == 1
             as_it_is = alone and not has_faster_twin(self.model)
             network = self.model if as_it_is else twin(self.model, self.precision)
-            training = training_for(settings, network, _class_weights(self.dataset, settings), self.seed)
+            teacher = twin(baseline, self.precision) if settings.method == "distilled" else None
+            training = training_for(settings, network, _class_weights(self.dataset, settings), self.seed, teacher)
             updates = steps * (settings.replays if settings.method == "free" else 1)
             # XLA is slower than TensorFlow's own kernels on CPUs
             training.compile(optimizer=optimizer_for(settings, updates), jit_compile=False)
@@ -331,8 +333,9 @@ def _check(model, dataset: Dataset, settings: TrainingSettings, baseline) -> Non
     if model.output_shape[-1] != len(dataset.class_names):
         raise KitError(f"the model knows {model.output_shape[-1]} classes, "
                        f"data '{dataset.name}' has {len(dataset.class_names)}")
-    if settings.method == "static" and baseline is None:
-        raise KitError("method static makes its images on a baseline: train that first and pass it")
+    if settings.needs_baseline and baseline is None:
+        what = {"static": "makes its images on a baseline", "distilled": "learns from a teacher"}[settings.method]
+        raise KitError(f"method {settings.method} {what}: train that first and pass it as `baseline`")
     validated = len(dataset.split.get("validation", ())) > 0
     needs = settings.keep == "best" or (settings.patience and settings.keep == "last")
     if needs and not validated:

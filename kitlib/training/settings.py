@@ -69,6 +69,9 @@ class TrainingSettings(Settings):
         pgd      PGD images only (Madry et al. 2018, arXiv:1706.06083)
         trades   clean loss + `beta` x divergence between clean and attacked (Zhang et al. 2019,
                  arXiv:1901.08573)
+        distilled  defensive distillation (Papernot et al. 2016, arXiv:1511.04508): the targets are what a
+                 teacher, trained plainly at the same `temperature`, says to the same images
+    temperature: of plain and distilled: logits are divided by it in training, and only there.
     eps: size of the perturbation in pixels (L-inf), from which the attack follows where `attacks`
         does not give it; free has no other.
     attacks: the training attack of fgsm, fgsm_rs, pgd and trades (exactly one; trades takes eps, step
@@ -90,7 +93,7 @@ class TrainingSettings(Settings):
     deterministic: bit-equal repetition; slower on a GPU, and holds for the rest of the process.
     """
 
-    method: Literal["plain", "fgsm", "mixed", "static", "fgsm_rs", "free", "pgd", "trades"] = "plain"
+    method: Literal["plain", "fgsm", "mixed", "static", "fgsm_rs", "free", "pgd", "trades", "distilled"] = "plain"
     epochs: Annotated[int, pydantic.Field(ge=1)] = 10
     batch_size: Annotated[int, pydantic.Field(ge=1)] = 128
     optimizer: Literal["adam", "sgd"] = "adam"
@@ -101,6 +104,7 @@ class TrainingSettings(Settings):
     augmentation: Augmentation = Augmentation()
     class_weights: bool = False
 
+    temperature: Annotated[float, pydantic.Field(gt=0, le=1000)] = 1.0
     eps: Epsilon = 8 / 255
     attacks: tuple[TrainingAttack, ...] = ()
     clean_share: Annotated[float, pydantic.Field(ge=0, lt=1)] | None = None
@@ -117,8 +121,10 @@ class TrainingSettings(Settings):
 
     @pydantic.model_validator(mode="after")
     def _consistent(self):
-        if self.attacks and self.method in ("plain", "free"):
+        if self.attacks and self.method in ("plain", "free", "distilled"):
             raise ValueError(f"method {self.method} takes no attacks")
+        if self.temperature != 1 and self.method not in ("plain", "distilled"):
+            raise ValueError(f"temperature is for methods plain and distilled, not {self.method}")
         if len(self.attacks) > 1 and self.method in _ONE_ATTACK:
             raise ValueError(f"method {self.method} takes one attack")
         if not self.attacks and self.method in ("mixed", "static"):
@@ -135,9 +141,14 @@ class TrainingSettings(Settings):
     def adversarial(self) -> bool:
         return self.method in ADVERSARIAL
 
+    @property
+    def needs_baseline(self) -> bool:
+        """Whether another trained model takes part: it makes the images of static, or teaches distilled."""
+        return self.method in ("static", "distilled")
+
     def training_attacks(self) -> tuple[attacks.Attack, ...]:
         """`attacks`, or the method's own at `eps`."""
-        if self.attacks or self.method in ("plain", "free"):
+        if self.attacks or self.method in ("plain", "free", "distilled"):
             return self.attacks
         if self.method == "fgsm":
             return (attacks.read({"name": "fgsm", "eps": self.eps, "labels": "true"}),)

@@ -14,7 +14,8 @@ import tensorflow as tf
 class Training(keras.Model):
     """Plain training of `network` (pixels in, logits out), and the base of the other methods.
 
-    class_weights: float32 per class, or None. seed: of the attacks' randomness.
+    class_weights: float32 per class, or None. seed: of the attacks' randomness. The logits are divided by the
+    settings' temperature for the loss.
     """
 
     def __init__(self, network: keras.Model, settings: TrainingSettings, class_weights=None, seed: int = 0):
@@ -40,7 +41,7 @@ class Training(keras.Model):
         """The loss, and its gradients for the network's trainable variables."""
         with tf.GradientTape() as tape:
             logits = self.logits(images)
-            loss = self.mean_loss(logits, labels)
+            loss = self.mean_loss(logits / self.settings.temperature, labels)
         self.accuracy_metric.update_state(labels, logits)
         return loss, tape.gradient(loss, self.network.trainable_variables)
 
@@ -56,7 +57,10 @@ class Training(keras.Model):
 
     def mean_loss(self, logits, labels):
         """Cross-entropy, weighted by class, of this replica's part of the mean over the global batch."""
-        losses = cross_entropy(labels, logits)
+        return self.weighted_mean(cross_entropy(labels, logits), labels)
+
+    def weighted_mean(self, losses, labels):
+        """The same of any losses, one an image."""
         if self._class_weights is not None:
             losses *= tf.gather(self._class_weights, labels)
         return tf.reduce_mean(losses) / _replicas()
@@ -77,6 +81,27 @@ class Training(keras.Model):
     def training_metrics(self) -> list[keras.metrics.Metric]:
         """What a training step measures beside the loss."""
         return [self.accuracy_metric]
+
+
+class Distilled(Training):
+    """Defensive distillation (Papernot et al. 2016, arXiv:1511.04508, section IV): the targets are the teacher's
+    probabilities, and both soften theirs with the temperature. A plain step and a pass forward of the teacher.
+    """
+
+    def __init__(self, network, settings, teacher: keras.Model, **named):
+        super().__init__(network, settings, **named)
+        self.teacher = teacher
+        teacher.trainable = False
+
+    def loss_and_gradients(self, images, labels):
+        temperature = self.settings.temperature
+        targets = tf.nn.softmax(self.teacher(images, training=False) / temperature)
+        with tf.GradientTape() as tape:
+            logits = self.logits(images)
+            losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits / temperature)
+            loss = self.weighted_mean(losses, labels)
+        self.accuracy_metric.update_state(labels, logits)
+        return loss, tape.gradient(loss, self.network.trainable_variables)
 
 
 class AdversarialTraining(Training):
@@ -239,8 +264,15 @@ class Trades(AdversarialTraining):
         return tf.stop_gradient(adversarial)
 
 
-def training_for(settings: TrainingSettings, network: keras.Model, class_weights=None, seed: int = 0) -> Training:
-    """The Keras model whose `fit` trains `network` by the settings' method; not compiled yet."""
+def training_for(
+    settings: TrainingSettings, network: keras.Model, class_weights=None, seed: int = 0, teacher=None
+) -> Training:
+    """The Keras model whose `fit` trains `network` by the settings' method; not compiled yet.
+
+    teacher: for method distilled, a model of its own (it becomes untrainable).
+    """
+    if settings.method == "distilled":
+        return Distilled(network, settings, teacher, class_weights=class_weights, seed=seed)
     return _class_for(settings)(network, settings, class_weights=class_weights, seed=seed)
 
 

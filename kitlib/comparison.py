@@ -1,0 +1,223 @@
+"""Contenders judged side by side: by attacks that know each defence, beside the judgement that flatters it."""
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+
+from kitlib import attacks, defences, models, training
+from kitlib.attacks import Attack
+from kitlib.data import Dataset
+from kitlib.evaluation import Accuracy, Evaluation, evaluate
+from kitlib.files import read_json, write_json
+from kitlib.runs import Run, code_digest, environment
+from kitlib.settings import KitError, choose
+
+import keras
+import numpy as np
+
+TIMED_IMAGES, TIMINGS = 256, 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Entrant:
+    """A contender ready to be judged: three Keras models, pixels to logits, around the same weights.
+
+    judged: the one that answers. attacked: what an attacker who knows the defence differentiates. naive: the gradient
+    as it comes. All three are one where no preprocessing stands in front. seconds: of all training that it needs.
+    randomised: whether `attacked` and `naive` answer with other draws than `judged`.
+    """
+
+    judged: keras.Model
+    attacked: keras.Model
+    naive: keras.Model
+    seconds: float
+    randomised: bool = False
+
+
+def trained(run: Run, dataset: Dataset, name: str, progress: bool = True) -> tuple[keras.Model, float]:
+    """The trained model of `name`, trained now where it was not yet, and the seconds of training that it took.
+
+    name: "baseline" or "defended", which notebooks 02 and 04 make, or a contender; of a contender with preprocessing
+    it is the model behind that. Training goes on where it was stopped. Seconds are of all epochs, and of its teacher's.
+    Leaves models/contenders/<name>.keras and records/contenders/<name>.json.
+    Raises KitError where notebook 02 or 04 has to be run first.
+    """
+    if name in ("baseline", "defended"):
+        return run.model(name), run.read_record(name)["seconds"]
+    contender = choose(name, run.experiment.contenders, "contender")
+    other, seconds = trained(run, dataset, contender.of, progress) if contender.of else (None, 0.0)
+    if contender.training is None:
+        return other, seconds
+    model = models.build(contender.model, dataset.images.shape[1:], len(dataset.class_names), seed=run.seed)
+    history = training.train(
+        model, dataset, contender.training, run.checkpoints(name), seed=run.seed, baseline=other, progress=progress)
+    seconds += sum(history["seconds"])
+    run.save_model(f"contenders/{name}", model)
+    run.write_record(f"contenders/{name}", {
+        "made_of": run.made_of(name), "history": history, "parameters": model.count_params(), "seconds": seconds,
+        "precision": training.choose_precision(contender.training.precision),
+    })
+    return model, seconds
+
+
+def entrant(run: Run, dataset: Dataset, name: str, progress: bool = True) -> Entrant:
+    """The contender of that name, trained, and its preprocessing around it. Raises KitError as `trained`."""
+    model, seconds = trained(run, dataset, name, progress)
+    contender = run.experiment.contenders.get(name)
+    if contender is None or contender.preprocessing is None:
+        return Entrant(model, model, model, seconds)
+    defence, samples = contender.preprocessing, run.experiment.comparison.samples
+    # The attackers' draws are others than those that the defence answers with.
+    return Entrant(
+        defences.deployed(model, defence, seed=run.seed),
+        defences.wrap(model, defence, adaptive=True, samples=samples, seed=run.seed + 1),
+        defences.wrap(model, defence, seed=run.seed + 2), seconds, defence.randomised,
+    )
+
+
+def judge(
+    entrant: Entrant, images: np.ndarray, labels: np.ndarray, suite: dict[str, Attack],
+    *, batch_size: int = 128, seed: int = 0, naive: bool = False,
+) -> Evaluation:
+    """The entrant under each attack of `suite`, made with the gradient of `attacked` (or of `naive`).
+
+    Whatever gradient made an image, its prediction is that of `judged`. Against a randomised defence attacks do not
+    end at their first success: what fooled some draws need not fool its answer.
+    """
+    attacked = entrant.naive if naive else entrant.attacked
+    suite = {name: _to_the_end(attack) for name, attack in suite.items()} if entrant.randomised else suite
+    made = evaluate(attacked, images, labels, suite, batch_size=batch_size, seed=seed, progress=False)
+    return made if attacked is entrant.judged else _answered_by(entrant.judged, made, images)
+
+
+def _to_the_end(attack: Attack) -> Attack:
+    return attack.model_copy(update={"stop_early": False}) if getattr(attack, "stop_early", False) else attack
+
+
+def _answered_by(model: keras.Model, made: Evaluation, images: np.ndarray) -> Evaluation:
+    """The same adversarial images, with the predictions of `model`."""
+    attacked = {}
+    for name, result in made.attacked.items():
+        predictions = models.predict_logits(model, result.images).argmax(1).astype(np.int32)
+        attacked[name] = dataclasses.replace(result, predictions=predictions, fooled=predictions != result.labels)
+    clean = models.predict_logits(model, images).argmax(1)
+    return dataclasses.replace(made, clean_predictions=clean, attacked=attacked)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """What all contenders are judged on: pixels, labels, and the baseline's adversarial images of the headline."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    carried_over: np.ndarray
+    baseline: keras.Model
+
+
+def trial(run: Run, dataset: Dataset) -> Trial:
+    """The test images of the comparison, and the headline attack's images made on the baseline."""
+    comparison = run.experiment.comparison
+    if comparison is None:
+        raise KitError(f"experiment '{run.experiment.name}' has no `comparison`: add it and `contenders` to its file")
+    images, labels = dataset.part("test", limit=comparison.images)
+    baseline = run.model("baseline")
+    headline = _to_the_end(comparison.attacks[comparison.headline])
+    made = attacks.run(headline, baseline, images, labels, seed=run.seed,
+                       batch_size=run.experiment.evaluation.batch_size)
+    return Trial(images, labels, made.images, baseline)
+
+
+def judged(run: Run, dataset: Dataset, name: str, on: Trial, progress: bool = True) -> dict:
+    """The record of one contender: read where it was judged before, else judged now and written.
+
+    A judgement counts again only while what decides it stands: the model, the attacks, the images and the code.
+    Keys, with accuracies as `kitlib.evaluation.Accuracy.record` gives them:
+        clean, and carried_over: on the images of the headline attack that were made on the baseline;
+        naive: under the headline attack made with the gradient as it comes;
+        attacks: under each attack made by one who knows the defence, with scores and settings;
+        worst_case: right clean, under each of `attacks` that has an epsilon, and under the naive one;
+        training, inference: seconds (of inference for one image), and how many times the baseline's.
+    """
+    path, key = run.path(f"records/judged/{name}.json"), _key(run, name)
+    known = read_json(path) if path.exists() else {}
+    if known.get("key") == key:
+        return known
+    started = time.perf_counter()
+    found = entrant(run, dataset, name, progress)
+    record = {"key": key, **_measured(run, found, on), "training": _times(found.seconds, _baseline_seconds(run)),
+              "inference": _times(*_inference_seconds(found.judged, on)),
+              "environment": environment(), "seconds": round(time.perf_counter() - started, 3)}
+    write_json(path, record)
+    if progress:
+        print(f"judged {name}: clean {record['clean']['accuracy']:.1%}, worst case "
+              f"{record['worst_case']['accuracy']:.1%}, {record['seconds']:.0f} s", flush=True)
+    return record
+
+
+def _key(run: Run, name: str) -> str:
+    contender = run.experiment.contenders[name]
+    behind = name if contender.training else contender.of
+    decides = [run.made_of(behind), contender.model_dump(mode="json", include={"preprocessing"}),
+               run.experiment.comparison.model_dump(mode="json"), run.experiment.evaluation.batch_size, run.seed,
+               code_digest("models", "data", "attacks", "training", "defences", "evaluation", "comparison")]
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _measured(run: Run, found: Entrant, on: Trial) -> dict:
+    comparison = run.experiment.comparison
+    how = {"batch_size": run.experiment.evaluation.batch_size, "seed": run.seed}
+    adaptive = judge(found, on.images, on.labels, comparison.attacks, **how)
+    headline = {comparison.headline: comparison.attacks[comparison.headline]}
+    known = found.naive is found.judged     # then the naive attack is the one made already
+    naive = adaptive if known else judge(found, on.images, on.labels, headline, naive=True, **how)
+    bounded = {name: adaptive.attacked[name] for name in comparison.bounded()}
+    everything = dataclasses.replace(adaptive, attacked=bounded | {"naive": naive.attacked[comparison.headline]})
+    carried = models.predict_logits(found.judged, on.carried_over).argmax(1)
+    record = adaptive.record()
+    return {
+        "clean": record.pop("clean"), "carried_over": Accuracy.of(carried == on.labels).record(),
+        "naive": naive.under(comparison.headline).record(), "attacks": record,
+        "worst_case": everything.worst(list(everything.attacked)).record(),
+    }
+
+
+def _baseline_seconds(run: Run) -> float:
+    return run.read_record("baseline")["seconds"]
+
+
+def _times(seconds: float, plain: float) -> dict:
+    return {"seconds": seconds, "times_plain": seconds / plain}
+
+
+def _inference_seconds(model: keras.Model, on: Trial) -> tuple[float, float]:
+    """Seconds an image of `model` and of the baseline: the least of several timings, taken by turns."""
+    images = on.images[:TIMED_IMAGES]
+    least = dict.fromkeys((model, on.baseline), float("inf"))
+    for number in range(TIMINGS + 1):
+        for each in least:
+            started = time.perf_counter()
+            models.predict_logits(each, images)
+            if number > 0:      # the first call compiles
+                least[each] = min(least[each], time.perf_counter() - started)
+    return least[model] / len(images), least[on.baseline] / len(images)
+
+
+def transfer_matrix(
+    entrants: dict[str, Entrant], attack: Attack, images: np.ndarray, labels: np.ndarray,
+    *, batch_size: int = 128, seed: int = 0,
+) -> dict[str, dict[str, Accuracy]]:
+    """Adversarial images made on one model, judged by each: {made on: {judged by: accuracy}}, all on the same images.
+
+    The first row, "clean", is without attack; the diagonal is the attack made on the judged model itself.
+    """
+    shown = {"clean": images}
+    for name, made_on in entrants.items():
+        whole = _to_the_end(attack)     # an image that only just fools its own model says little of another
+        shown[name] = attacks.run(whole, made_on.attacked, images, labels, batch_size=batch_size, seed=seed).images
+    return {
+        name: {other: Accuracy.of(models.predict_logits(by.judged, pixels).argmax(1) == labels)
+               for other, by in entrants.items()}
+        for name, pixels in shown.items()
+    }
