@@ -18,6 +18,7 @@ from kitlib import attacks, models, training  # isort: skip (before TensorFlow: 
 
 from benchmarks import networks
 from benchmarks.common import paired, ratio, table, write
+from benchmarks.elsewhere import Elsewhere
 from kitlib.training.batches import Examples, training_batches
 from kitlib.training.optimizers import FusedAdam
 from kitlib.training.precision import twin
@@ -206,39 +207,52 @@ def memory(dataset) -> float:
     return peak
 
 
-def peers(dataset, count: int = 512) -> dict:
+# attack, the kit's settings, and whether each batch also makes a step on its clean images
+KINDS = {
+    "FGSM only": (FGSM, {"method": "fgsm", "attacks": [FGSM], "clean_share": 0.0}, False),
+    "PGD-7": (pgd(7), {"method": "pgd", "attacks": [pgd(7)]}, False),
+    "clean + FGSM": (FGSM, {"method": "fgsm", "attacks": [FGSM]}, True),
+}
+
+
+def epoch_case(who: str, kind: str, count: int) -> Callable:
+    """An epoch of one kind of training by one of "kitlib", "ART", "CleverHans loop"."""
+    dataset = networks.dataset()
+    pixels, labels = dataset.part("train", count)
+    attack, values, clean = KINDS[kind]
+    if who == "kitlib":
+        return _kit_epoch(dataset, pixels, labels, values)
+    if who == "ART":
+        return _art_epoch(dataset, pixels, labels, attack)
+    return _cleverhans_epoch(dataset, pixels, labels, attack, clean)
+
+
+def peers(_dataset, count: int = 512) -> dict:
     """The same epoch of `count` images in the kit and in peers: the same attack, the same number of updates.
 
     ART's AdversarialTrainer with ratio 1 trains on the attacked images alone, as CleverHans's CIFAR-10 tutorial
     does; clean + FGSM is the hand-written loop's with a plain and an adversarial loss.
     """
-    pixels, labels = dataset.part("train", count)
-    kinds = {"FGSM only": (FGSM, "fgsm"), "PGD-7": (pgd(7), "pgd")}
     rows, results = [], {}
-    for title, (attack, method) in kinds.items():
-        values = {"method": method, "attacks": [attack]} | ({"clean_share": 0.0} if method == "fgsm" else {})
-        seconds = paired({
-            "kit": _kit_epoch(dataset, pixels, labels, values),
-            "ART": _art_epoch(dataset, pixels, labels, attack),
-            "CleverHans loop": _cleverhans_epoch(dataset, pixels, labels, attack, clean=False),
-        }, repeats=3)
-        _compare(title, seconds, rows, results, count)
-    seconds = paired({
-        "kit": _kit_epoch(dataset, pixels, labels, {"method": "fgsm"}),
-        "CleverHans loop": _cleverhans_epoch(dataset, pixels, labels, FGSM, clean=True),
-    }, repeats=3)
-    _compare("clean + FGSM", seconds, rows, results, count)
+    with Elsewhere() as there:
+        for kind, (_, _, clean) in KINDS.items():
+            others = ["CleverHans loop"] if clean else ["ART", "CleverHans loop"]
+            cases = {"kitlib": epoch_case("kitlib", kind, count)}
+            cases |= {who: epoch_case(who, kind, count) for who in others}
+            cases |= {f"{who}, as installed": there.case("benchmarks.training:epoch_case", who=who, kind=kind,
+                                                         count=count) for who in others}
+            _compare(kind, paired(cases, repeats=3), rows, results, count)
     columns = ["training", "peer", "peer, images/s", "kit, images/s", "kit times faster", "low", "high", "aim"]
     print(table(f"An epoch of {count} images, batch {BATCH}, against peers, float32", columns, rows))
     return results
 
 
-def _compare(title, seconds, rows, results, count):
-    for peer in seconds.keys() - {"kit"}:
-        times = ratio(seconds[peer], seconds["kit"])
-        results[f"{title}, {peer}"] = times
-        speeds = [count / min(seconds[name]) for name in (peer, "kit")]
-        rows.append([title, peer, *speeds, *times.values(), 2.0])
+def _compare(kind, seconds, rows, results, count):
+    for peer in list(seconds)[1:]:
+        times = ratio(seconds[peer], seconds["kitlib"])
+        results[f"{kind}, {peer}"] = times
+        speeds = [count / min(seconds[name]) for name in (peer, "kitlib")]
+        rows.append([kind, peer, *speeds, *times.values(), 2.0])
 
 
 def _kit_epoch(dataset, pixels, labels, values) -> Callable:
@@ -255,7 +269,7 @@ def _kit_epoch(dataset, pixels, labels, values) -> Callable:
     def epoch():
         for _ in range(len(images) // BATCH):
             loss = step.train_function(stream)["loss"]
-        return loss.numpy()
+        return float(loss)
 
     return epoch
 
@@ -284,7 +298,10 @@ def _art_epoch(dataset, pixels, labels, attack) -> Callable:
             classifier, eps=eps, eps_step=attacks.read(attack).step, max_iter=attack["steps"], num_random_init=1,
             batch_size=BATCH, verbose=False)
     trainer = AdversarialTrainer(classifier, art_attack, ratio=1.0)
-    return lambda: trainer.fit(pixels, labels, batch_size=BATCH, nb_epochs=1)
+    def epoch():
+        trainer.fit(pixels, labels, batch_size=BATCH, nb_epochs=1)
+
+    return epoch
 
 
 def _cleverhans_epoch(dataset, pixels, labels, attack, clean: bool) -> Callable:
