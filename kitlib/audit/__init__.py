@@ -1,0 +1,16 @@
+"""Is this robustness real? Nineteen checks and a worst case, on the papers' models and on anybody's.
+
+    target = audit.prepare(model, images)              # pixels in, logits out; nothing guessed
+    subject = audit.Subject(target, images, labels, class_names, eps=8 / 255, claim=0.82)
+    found = audit.run(audit.Measurements(subject, audit.QUICK), model="mine", data="my images")
+    print(found.verdict.sentence, found.flagged())
+"""
+from kitlib.audit.checks import CHECKS, Check, Finding
+from kitlib.audit.measure import FULL, QUICK, Attacked, Effort, Measurements, Subject
+from kitlib.audit.record import PICTURES, Audit, AuditRecord, attack_table, check_table, read, run
+from kitlib.audit.target import Target, load, load_weights, prepare
+from kitlib.audit.verdict import Verdict, judge
+
+__all__ = ["CHECKS", "FULL", "PICTURES", "QUICK", "Attacked", "Audit", "AuditRecord", "Check", "Effort", "Finding",
+           "Measurements", "Subject", "Target", "Verdict", "attack_table", "check_table", "judge", "load",
+           "load_weights", "prepare", "read", "run"]

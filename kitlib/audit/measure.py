@@ -1,0 +1,432 @@
+"""What the checks measure, each thing once: attacks on the judged model, controls, gradients, the split."""
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+from kitlib import attacks
+from kitlib.attacks import Attack
+from kitlib.attacks.base import margin
+from kitlib.audit import surrogate
+from kitlib.audit.target import Averaged, Target, straight_through
+from kitlib.data import similarity
+from kitlib.evaluation import Accuracy
+from kitlib.models import as_pixels, predict_logits
+from kitlib.settings import KitError, Settings, format_epsilon
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+BATCH = 128
+SHOWN = 8               # adversarial images kept of each attack, for pictures
+LARGE = 0.5             # L-inf distance at which every image can be made solid grey
+SWEEP = (0.0, 0.25, 0.5, 1.0, 2.0)      # parts of eps
+PASSES = 5
+EOT_PASSES = 16
+LINE = tuple(np.linspace(0, 1, 9).round(3).tolist())
+CONTROLS = 64           # images on which the attacks with eps = 0 are run
+UNDEFENDED_IMAGES = 5000
+
+
+class Effort(Settings):
+    """How much is done. images: judged. steps: of PGD. queries: of Square. targets: likeliest other classes
+    that the targeted attack is led to. cw_images, cw_searches, cw_steps: of C&W L2."""
+
+    images: int
+    steps: int
+    apgd_steps: int
+    queries: int
+    targets: int
+    cw_images: int
+    cw_searches: int
+    cw_steps: int
+
+
+QUICK = Effort(images=100, steps=20, apgd_steps=30, queries=300, targets=0, cw_images=20, cw_searches=4, cw_steps=40)
+FULL = Effort(images=1000, steps=40, apgd_steps=100, queries=5000, targets=3, cw_images=100, cw_searches=6,
+              cw_steps=100)
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What is judged, at which eps (L-inf, in pixels), and what else is known of it.
+
+    images: float32 N x H x W x C in [0, 1]; labels: int N. claim: the robust accuracy that is claimed, a share.
+    own_attacks: the attacks that the claim was measured with. undefended: the same kind of model without defence
+    (where None, a small one is trained). train_images, train_labels: what the model was trained on.
+    robust_history: PGD accuracy on a fixed batch after each epoch of training; kept_epoch: which was kept.
+    """
+
+    target: Target
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    eps: float
+    claim: float | None = None
+    own_attacks: dict[str, Attack] = dataclasses.field(default_factory=dict)
+    undefended: keras.Model | None = None
+    train_images: np.ndarray | None = None
+    train_labels: np.ndarray | None = None
+    robust_history: tuple[float, ...] = ()
+    kept_epoch: int | None = None
+
+    def __post_init__(self):
+        if not 0 < self.eps <= 1:
+            raise KitError(f"eps must be above 0 and at most 1, in pixels such as 8/255, not {self.eps:g}")
+        if self.claim is not None and not 0 <= self.claim <= 1:
+            raise KitError(f"the claimed robust accuracy is a share from 0 to 1, such as 0.82, not {self.claim:g}")
+        classes = self.target.classes
+        if len(self.class_names) != classes:
+            raise KitError(f"the model has {classes} outputs, but the data have {len(self.class_names)} classes "
+                           f"({_few(self.class_names)})")
+        if len(self.images) == 0 or len(self.images) != len(self.labels):
+            raise KitError(f"there are {len(self.images)} images and {len(self.labels)} labels to judge with")
+
+
+def _few(names) -> str:
+    return ", ".join(map(str, names[:5])) + (", ..." if len(names) > 5 else "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Attacked:
+    """What one attack left. right: bool N, judged anew by a plain forward pass on the attacked images.
+
+    linf: largest change of any pixel; low, high: smallest and largest pixel; finite: no NaN or infinity.
+    clean, images: the first few images where the attack turned a right answer, before and after.
+    """
+
+    attack: Attack
+    right: np.ndarray
+    linf: float
+    low: float
+    high: float
+    finite: bool
+    seconds: float
+    turned: np.ndarray
+    images: np.ndarray
+
+    @property
+    def accuracy(self) -> Accuracy:
+        return Accuracy.of(self.right)
+
+
+class Measurements:
+    """Everything the checks look at, measured when it is first asked for.
+
+    say: gets a line of progress before each longer piece of work.
+    """
+
+    def __init__(self, subject: Subject, effort: Effort, seed: int = 0, say: Callable[[str], None] = lambda line: None):
+        self.subject, self.effort, self.seed, self.say = subject, effort, seed, say
+        self.model = subject.target.model
+        self.images, self.labels = subject.images, subject.labels.astype(np.int32)
+
+    # --- the attacks
+
+    @functools.cached_property
+    def clean_logits(self) -> np.ndarray:
+        return predict_logits(self.model, self.images, BATCH)
+
+    @functools.cached_property
+    def clean(self) -> np.ndarray:
+        """Which images are right without attack."""
+        return self.clean_logits.argmax(1) == self.labels
+
+    def attacked(self, attack: Attack, on=None, model=None, targets=None) -> Attacked:
+        """Attack (where given, another `model` or a stand-in for it), and judge what comes out by the judged model.
+
+        on: indices of images; all where None. targets: where the attack is targeted.
+        """
+        rows = np.arange(len(self.labels)) if on is None else on
+        clean, labels = self.images[rows], self.labels[rows]
+        result = attacks.run(attack, model or self.model, clean, labels if targets is None else targets[rows],
+                             batch_size=BATCH, seed=self.seed)
+        finite = np.isfinite(result.images).all()
+        right = predict_logits(self.model, result.images, BATCH).argmax(1) == labels
+        turned = np.flatnonzero(self.clean[rows] & ~right)[:SHOWN]
+        return Attacked(
+            attack=attack, right=right, linf=float(result.linf.max()), finite=bool(finite),
+            low=float(result.images.min()), high=float(result.images.max()), seconds=result.seconds,
+            turned=rows[turned], images=result.images[turned].copy(),
+        )
+
+    def _named(self, name: str, **settings) -> Attacked:
+        attack = attacks.read({"name": name, **settings})
+        self.say(str(attack))
+        return self.attacked(attack)
+
+    @functools.cached_property
+    def pgd(self) -> Attacked:
+        """The plain gradient attack that the sanity checks are about: PGD on the cross-entropy."""
+        return self._named("pgd", eps=self.subject.eps, steps=self.effort.steps, stop_early=True)
+
+    @functools.cached_property
+    def pgd_doubled(self) -> Attacked:
+        return self._named("pgd", eps=self.subject.eps, steps=2 * self.effort.steps, restarts=2, stop_early=True)
+
+    @functools.cached_property
+    def fgsm(self) -> Attacked:
+        return self._named("fgsm", eps=self.subject.eps)
+
+    @functools.cached_property
+    def noise(self) -> Attacked:
+        return self._named("noise", eps=self.subject.eps, kind="sign")
+
+    @functools.cached_property
+    def leaks(self) -> dict[float, tuple[Attacked, Attacked]]:
+        """FGSM with true and with predicted labels, at eps, its multiples and half of the pixel range."""
+        found = {}
+        for eps in sorted({self.subject.eps, min(4 * self.subject.eps, LARGE), LARGE}):
+            self.say(f"FGSM {format_epsilon(eps)} with true and with predicted labels")
+            found[eps] = tuple(
+                self.attacked(attacks.FGSM(eps=eps, labels=labels)) for labels in ("true", "predicted"))
+        return found
+
+    @functools.cached_property
+    def sweep(self) -> dict[float, Attacked]:
+        """PGD at parts and multiples of eps, and at half of the pixel range."""
+        sizes = sorted({min(part * self.subject.eps, LARGE) for part in SWEEP} | {LARGE})
+        self.say(f"PGD at {', '.join(format_epsilon(size) for size in sizes)}")
+        return {size: self.pgd if size == self.subject.eps
+                else self.attacked(self.pgd.attack.model_copy(update={"eps": size})) for size in sizes}
+
+    @functools.cached_property
+    def square(self) -> Attacked:
+        return self._named("square", eps=self.subject.eps, steps=self.effort.queries)
+
+    @functools.cached_property
+    def ensemble(self) -> dict[str, Attacked]:
+        """Every attack within eps, by the name that tables show: the worst case is taken over them."""
+        eps, steps = self.subject.eps, self.effort.apgd_steps
+        second = "dlr" if self.subject.target.classes > 2 else "margin"
+        found = {
+            "noise": self.noise, "FGSM": self.fgsm, "PGD": self.pgd, "PGD, doubled": self.pgd_doubled,
+            "APGD cross-entropy": self._named("apgd", eps=eps, steps=steps, stop_early=True),
+            f"APGD {second.upper() if second == 'dlr' else second}":
+                self._named("apgd", eps=eps, steps=steps, loss=second, stop_early=True),
+            "C&W margin (L-inf)": self._named("pgd", eps=eps, steps=steps, loss="margin", stop_early=True),
+            "Square": self.square,
+        }
+        if self.effort.targets and self.subject.target.classes > 2:
+            found["APGD targeted"] = self.targeted
+        for name, attacked in (("transferred PGD", self.transferred), ("BPDA", self.bpda), ("EOT", self.eot)):
+            if attacked is not None:
+                found[name] = attacked
+        return found
+
+    @functools.cached_property
+    def targeted(self) -> Attacked:
+        """APGD led to each of the likeliest other classes (Croce & Hein 2020, section 4: APGD-T)."""
+        attack = attacks.APGD(eps=self.subject.eps, steps=self.effort.apgd_steps, loss="margin", targeted=True,
+                              stop_early=True)
+        others = np.where(np.eye(self.clean_logits.shape[1], dtype=bool)[self.labels], -np.inf, self.clean_logits)
+        order = np.argsort(-others, axis=1, kind="stable")
+        rounds = min(self.effort.targets, self.subject.target.classes - 1)
+        self.say(f"{attack}, {rounds} targets")
+        tries = [self.attacked(attack, targets=order[:, rank].astype(np.int32)) for rank in range(rounds)]
+        best = max(tries, key=lambda each: len(each.turned))
+        return dataclasses.replace(
+            best, right=np.logical_and.reduce([self.clean, *(each.right for each in tries)]),
+            linf=max(each.linf for each in tries), low=min(each.low for each in tries),
+            high=max(each.high for each in tries), finite=all(each.finite for each in tries),
+            seconds=sum(each.seconds for each in tries),
+        )
+
+    @functools.cached_property
+    def survivors(self) -> np.ndarray:
+        """Which images are right clean and under every attack of the ensemble."""
+        return np.logical_and.reduce([self.clean, *(each.right for each in self.ensemble.values())])
+
+    @functools.cached_property
+    def own(self) -> dict[str, Attacked]:
+        """The attacks that the claim was measured with, as they are."""
+        found = {}
+        for name, attack in self.subject.own_attacks.items():
+            self.say(f"the claim's own: {attack}")
+            found[name] = self.attacked(attack)
+        return found
+
+    @functools.cached_property
+    def controls(self) -> dict[str, tuple[int, int, float]]:
+        """Attacks with eps = 0: how many answers they change, of how many images, and the largest change of a pixel."""
+        rows = np.arange(min(CONTROLS, len(self.labels)))
+        suite = {name: each.attack for name, each in self.ensemble.items() if name in ("FGSM", "PGD") or "APGD" in name}
+        suite = {name: attack for name, attack in suite.items() if not attack.targeted}
+        self.say("controls: the attacks with eps = 0")
+        found = {}
+        for name, attack in {**suite, **self.subject.own_attacks}.items():
+            own = name in self.subject.own_attacks
+            control = attack.control() if own else attack.model_copy(update={"eps": 0.0})
+            after = self.attacked(control, on=rows)
+            found[name] = int((after.right != self.clean[rows]).sum()), len(rows), after.linf
+        return found
+
+    # --- other models
+
+    @functools.cached_property
+    def undefended(self) -> surrogate.Undefended:
+        subject = self.subject
+        if subject.undefended is not None:
+            return surrogate.Undefended(subject.undefended, self.images, self.labels, "the undefended model given")
+        images, labels, known = subject.train_images, subject.train_labels, "training"
+        if images is None or labels is None:
+            images, labels, known = self.images, self.labels, "judged"
+        chosen = np.random.default_rng(self.seed).permutation(len(images))[:UNDEFENDED_IMAGES]
+        what = f"a small network trained on {len(chosen):,} {known} images"
+        self.say(f"an undefended model to compare with: {what}")
+        images, labels = as_pixels(images[chosen]).numpy(), labels[chosen].astype(np.int32)
+        model = surrogate.train(images, labels, subject.target.classes, self.seed)
+        few = slice(0, len(self.images))
+        return surrogate.Undefended(model, images[few], labels[few], what)
+
+    @functools.cached_property
+    def transferred(self) -> Attacked:
+        """PGD made on the undefended model, shown to the judged one."""
+        self.say("PGD carried over from an undefended model")
+        attack = self.pgd.attack.model_copy(update={"stop_early": False})
+        return self.attacked(attack, model=self.undefended.model)
+
+    @functools.cached_property
+    def undefended_under_pgd(self) -> dict[float, Accuracy]:
+        """Accuracy of the undefended model on its own images, under the same PGD at eps and at 4 eps."""
+        known, found = self.undefended, {}
+        right = predict_logits(known.model, known.images, BATCH).argmax(1) == known.labels
+        found[0.0] = Accuracy.of(right)
+        for eps in (self.subject.eps, min(4 * self.subject.eps, LARGE)):
+            attack = self.pgd.attack.model_copy(update={"eps": eps})
+            result = attacks.run(attack, known.model, known.images, known.labels, batch_size=BATCH, seed=self.seed,
+                                 keep_images=False)
+            found[eps] = Accuracy.of(~result.fooled)
+        return found
+
+    @functools.cached_property
+    def carlini_wagner(self) -> attacks.AttackResult:
+        """C&W L2 on the first rightly classified images."""
+        effort = self.effort
+        rows = np.flatnonzero(self.clean)[: effort.cw_images]
+        attack = attacks.CarliniWagnerL2(search_steps=effort.cw_searches, steps=effort.cw_steps, learning_rate=0.05,
+                                         constant=1.0)
+        if len(rows) == 0:
+            raise KitError("the model answers none of the images rightly: are the input range and the order of the "
+                           "classes right?")
+        self.say(str(attack))
+        return attacks.run(attack, self.model, self.images[rows], self.labels[rows], batch_size=BATCH, seed=self.seed)
+
+    # --- gradients and randomness
+
+    @functools.cached_property
+    def no_gradient(self) -> np.ndarray:
+        """For which images the gradient of the cross-entropy is zero in every pixel, or not finite."""
+        def losses(labels, logits):
+            return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+
+        gradients = self._gradients(losses)
+        return ~np.isfinite(gradients).all((1, 2, 3)) | (gradients == 0).all((1, 2, 3))
+
+    @functools.cached_property
+    def climbs(self) -> np.ndarray:
+        """For which rightly classified images a small step along the gradient's sign raises the margin loss more
+        than a step of the same size with random signs."""
+        rows = self.clean
+        images, labels, step = self.images[rows], self.labels[rows], self.subject.eps / 4
+        signs = np.sign(self._gradients(margin)[rows])
+        random = np.random.default_rng(self.seed).choice(np.float32([-1, 1]), size=images.shape)
+        uphill, sideways = (
+            margin(labels, predict_logits(self.model, np.clip(images + np.float32(step) * way, 0, 1), BATCH)).numpy()
+            for way in (signs, random))
+        return uphill > sideways
+
+    def _gradients(self, loss: Callable) -> np.ndarray:
+        @tf.function(reduce_retracing=True)
+        def gradient(images, labels):
+            with tf.GradientTape() as tape:
+                tape.watch(images)
+                value = loss(labels, tf.cast(self.model(images, training=False), tf.float32))
+            found = tape.gradient(value, images)
+            return tf.zeros_like(images) if found is None else found
+
+        parts = range(0, len(self.labels), BATCH)
+        batches = ((self.images[i:i + BATCH], self.labels[i:i + BATCH]) for i in parts)
+        return np.concatenate([gradient(*map(tf.constant, batch)).numpy() for batch in batches])
+
+    @functools.cached_property
+    def spread_of_passes(self) -> dict[str, float]:
+        """Largest difference between outputs of five passes over the same images, relative to the largest output:
+        in inference mode, and called plainly as `model(images)`."""
+        images = tf.constant(self.images[:16])
+
+        def spread(call):
+            outputs = np.stack([np.asarray(call(images), np.float32) for _ in range(PASSES)])
+            return float((outputs.max(0) - outputs.min(0)).max() / max(1.0, np.abs(outputs).max()))
+
+        given = self.subject.target.model
+        return {"inference": spread(lambda x: given(x, training=False)), "plain": spread(lambda x: given(x))}
+
+    @property
+    def random(self) -> bool:
+        return self.spread_of_passes["inference"] > 1e-4
+
+    @functools.cached_property
+    def eot(self) -> Attacked | None:
+        """PGD on the mean of several passes, where the model is random."""
+        if not self.random:
+            return None
+        self.say(f"the model is random: PGD on the mean of {EOT_PASSES} passes (EOT)")
+        attack = self.pgd.attack.model_copy(update={"stop_early": False, "keep": "last"})
+        return self.attacked(attack, model=Averaged(self.model, EOT_PASSES))
+
+    @functools.cached_property
+    def blocked(self) -> tuple[keras.Model, list[str]] | None:
+        """The model with its non-differentiable layers differentiated as the identity, and their names."""
+        if self.no_gradient.mean() < 0.5 or self.random:
+            return None
+        return straight_through(self.model, self.images[:2])
+
+    @functools.cached_property
+    def bpda(self) -> Attacked | None:
+        """PGD on that stand-in, judged by the model itself; None where there is none."""
+        if self.blocked is None:
+            return None
+        self.say(f"layers without gradient ({', '.join(self.blocked[1])}): PGD through them (BPDA)")
+        return self.attacked(self.pgd.attack, model=self.blocked[0])
+
+    @functools.cached_property
+    def along_the_line(self) -> np.ndarray:
+        """Right or wrong at image + k * delta, one row a k of LINE: bool 9 x N; delta is FGSM's step."""
+        found = attacks.run(self.fgsm.attack, self.model, self.images, self.labels, batch_size=BATCH, seed=self.seed)
+        step = found.images - self.images
+        self._line_losses = []
+        rows = []
+        for k in LINE:
+            logits = predict_logits(self.model, self.images + np.float32(k) * step, BATCH)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(self.labels, logits)
+            self._line_losses.append(float(tf.reduce_mean(losses)))
+            rows.append(logits.argmax(1) == self.labels)
+        return np.stack(rows)
+
+    @property
+    def loss_along_the_line(self) -> list[float]:
+        """Mean cross-entropy at each k of LINE."""
+        self.along_the_line  # noqa: B018  measured together
+        return self._line_losses
+
+    # --- the data
+
+    @functools.cached_property
+    def copies(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """For each judged image: is an exact copy of it among the training images; its highest correlation with one."""
+        if self.subject.train_images is None:
+            return None
+        self.say(f"copies of the judged images among {len(self.subject.train_images):,} training images")
+        ours, theirs = (np.rint(255 * x).astype(np.uint8) if x.dtype != np.uint8 else x
+                        for x in (self.images, self.subject.train_images))
+        known = {image.tobytes() for image in theirs}
+        exact = np.array([image.tobytes() in known for image in ours])
+        side = min(similarity.SIDE, ours.shape[1])
+        mine, others = similarity.unit_vectors(ours, side), similarity.unit_vectors(theirs, side)
+        closest = np.full(len(mine), -1.0, np.float32)
+        for first in range(0, len(others), similarity.ROWS):
+            closest = np.maximum(closest, (mine @ others[first:first + similarity.ROWS].T).max(1))
+        return exact, closest

@@ -1,0 +1,213 @@
+"""audit.json: its schema, and the folder that an audit leaves (record, pictures)."""
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from kitlib import plots
+from kitlib.audit.checks import CHECKS, Check, Finding, Outcome, guessing
+from kitlib.audit.measure import LINE, Effort, Measurements
+from kitlib.audit.verdict import Verdict, judge
+from kitlib.evaluation import Accuracy, softmax
+from kitlib.files import read_json, write_json
+from kitlib.models import predict_logits
+from kitlib.results import Measured
+from kitlib.runs import environment
+from kitlib.settings import Settings, format_epsilon
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+PICTURES = {
+    "adversarial": "Images that the strongest attack turns: clean, the perturbation, and the image attacked",
+    "sweep": "Accuracy under PGD against epsilon, with 95 % intervals",
+    "line": "Loss and accuracy on the way along FGSM's step",
+}
+
+
+class CheckRecord(Settings):
+    """One check and what it found."""
+
+    number: int
+    name: str
+    title: str
+    outcome: Outcome
+    measured: str
+    threshold: str
+    source: str
+    means: str
+    matters: bool
+    values: dict[str, Any]
+
+    @classmethod
+    def of(cls, check: Check, found: Finding) -> CheckRecord:
+        texts = {name: getattr(check, name) for name in ("number", "name", "title", "threshold", "source", "means")}
+        return cls(**texts, outcome=found.outcome, measured=found.measured, matters=found.matters, values=found.values)
+
+
+class AttackRecord(Measured):
+    """Accuracy under one attack within eps; linf is the largest change of any pixel."""
+
+    attack: str
+    settings: dict[str, Any]
+    linf: float
+    seconds: float
+
+
+class AuditRecord(Settings):
+    """Everything that an audit found: the verdict, the report and the tables are made from it.
+
+    model, data: what was judged and on what, in words. target: how input range and output were found out.
+    class_order: how the data's classes are matched to the model's outputs. sweep: accuracy under PGD by eps.
+    own: accuracies under the claim's own attacks.
+    """
+
+    schema_version: Literal[1] = 1
+    model: str
+    data: str
+    synthetic: bool
+    class_names: tuple[str, ...]
+    class_order: str
+    takes: str
+    returns: str
+    eps: float
+    claim: float | None
+    quick: bool
+    seed: int
+    effort: Effort
+    command: str | None
+    environment: dict[str, Any]
+    date: str
+    seconds: float
+    chance: float
+    clean: Measured
+    attacks: dict[str, AttackRecord]
+    own: dict[str, AttackRecord]
+    worst_case: Measured
+    sweep: dict[str, Measured]
+    checks: tuple[CheckRecord, ...]
+    verdict: Verdict
+
+
+class Audit:
+    """A finished audit: `record`, and the measurements behind it, for pictures and a closer look."""
+
+    def __init__(self, record: AuditRecord, measurements: Measurements):
+        self.record, self.measurements = record, measurements
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.record.verdict
+
+    def check(self, name: str) -> CheckRecord:
+        return next(each for each in self.record.checks if each.name == name)
+
+    def flagged(self) -> list[str]:
+        """Names of the checks that flag something."""
+        return [each.name for each in self.record.checks if each.outcome == "flag"]
+
+    def write(self, folder: Path) -> None:
+        """audit.json and figures/ in `folder`."""
+        write_json(folder / "audit.json", self.record.model_dump(mode="json"))
+        for name, figure in self.pictures().items():
+            plots.keep(figure, folder / "figures" / f"{name}.png", self.record.synthetic)
+
+    def pictures(self) -> dict[str, Figure]:
+        """The figures of `PICTURES` that there is something to show in."""
+        makers = {"adversarial": self._adversarial, "sweep": self._sweep, "line": self._line}
+        made = {name: maker() for name, maker in makers.items()}
+        return {name: figure for name, figure in made.items() if figure is not None}
+
+    def _adversarial(self) -> Figure | None:
+        m = self.measurements
+        name = max(m.ensemble, key=lambda each: len(m.ensemble[each].turned))
+        found = m.ensemble[name]
+        rows = found.turned[:4]
+        if len(rows) == 0:
+            return None
+        clean, titles, right = m.images[rows], {}, {}
+        for key, images in (("clean", clean), (name, found.images[:4])):
+            probabilities = softmax(predict_logits(m.model, images))
+            said = probabilities.argmax(1)
+            titles[key] = [f"{str(m.subject.class_names[s])[:16]} {100 * p:.0f} %"
+                           for s, p in zip(said, probabilities.max(1), strict=True)]
+            right[key] = list(said == m.labels[rows])
+        return plots.attack_grid(clean, {name: found.images[:4]}, titles, right)
+
+    def _sweep(self) -> Figure:
+        found = self.measurements.sweep
+        curve = {"PGD": [each.accuracy for each in found.values()]}
+        figure = plots.epsilon_curve(curve, list(found), self.record.chance)
+        figure.axes[0].axvline(255 * self.record.eps, ls="--", color="0.6", label="eps of the audit")
+        figure.axes[0].legend(fontsize=8)
+        return figure
+
+    def _line(self) -> Figure:
+        m = self.measurements
+        return plots.along_a_step(LINE, m.loss_along_the_line, m.along_the_line.mean(1))
+
+
+def run(measurements: Measurements, *, model: str, data: str, class_order: str = "as given", synthetic: bool = False,
+        quick: bool = False, command: str | None = None) -> Audit:
+    """Make all nineteen checks and the verdict.
+
+    model, data, class_order, command: what the record says of them, in words.
+    """
+    m, started, findings = measurements, time.perf_counter(), []
+    for check in CHECKS:
+        found = check.function(m)
+        findings.append((check, found))
+        m.say(f"[{check.number:2}/{len(CHECKS)}] {found.outcome:<11} {check.title}")
+    subject = m.subject
+    record = AuditRecord(
+        model=model, data=data, synthetic=synthetic, class_names=tuple(map(str, subject.class_names)),
+        class_order=class_order, takes=subject.target.takes, returns=subject.target.returns, eps=subject.eps,
+        claim=subject.claim, quick=quick, seed=m.seed, effort=m.effort, command=command, environment=environment(),
+        date=time.strftime("%Y-%m-%d", time.gmtime()), seconds=round(time.perf_counter() - started, 1),
+        chance=guessing(m.labels), clean=_measured(m.clean),
+        attacks={name: _attack(each) for name, each in m.ensemble.items()},
+        own={name: _attack(each) for name, each in m.own.items()}, worst_case=_measured(m.survivors),
+        sweep={format_epsilon(size): _measured(each.right) for size, each in m.sweep.items()},
+        checks=tuple(CheckRecord.of(check, found) for check, found in findings), verdict=judge(m, findings),
+    )
+    return Audit(record, m)
+
+
+def _measured(right: np.ndarray) -> Measured:
+    return Measured(**Accuracy.of(right).record())
+
+
+def _attack(each) -> AttackRecord:
+    return AttackRecord(**each.accuracy.record(), attack=str(each.attack), settings=each.attack.model_dump(mode="json"),
+                        linf=each.linf, seconds=round(each.seconds, 2))
+
+
+def read(path: Path) -> AuditRecord:
+    """Raises KitError where the file is missing, damaged or does not follow the schema."""
+    return AuditRecord.read(read_json(path), str(path))
+
+
+def attack_table(record: AuditRecord) -> pd.DataFrame:
+    """One row an attack: accuracy in per cent with interval and count, what it was, and its time."""
+    rows = [("no attack", record.clean, "", None)]
+    rows += [(name, each, each.attack, each.seconds) for name, each in record.attacks.items()]
+    rows += [("worst case", record.worst_case, "right under every attack", None)]
+    rows += [(f"{name} (the claim's own)", each, each.attack, each.seconds) for name, each in record.own.items()]
+    return pd.DataFrame([
+        {"under": name, "accuracy, %": cell(measured), "seconds": "" if seconds is None else f"{seconds:.1f}",
+         "attack": attack} for name, measured, attack, seconds in rows])
+
+
+def check_table(record: AuditRecord) -> pd.DataFrame:
+    """One row a check."""
+    return pd.DataFrame([{"": each.number, "check": each.title, "outcome": each.outcome, "measured": each.measured}
+                         for each in record.checks])
+
+
+def cell(measured: Measured) -> str:
+    low, high = measured.interval
+    return f"{100 * measured.accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}] of {measured.count}"
+
+

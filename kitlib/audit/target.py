@@ -1,0 +1,363 @@
+"""Anybody's Keras model made into one that takes pixels and returns logits, without guessing."""
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from kitlib import models
+from kitlib.attacks.checks import in_float32
+from kitlib.settings import KitError
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+Output = Literal["logits", "probabilities"]
+ASK_RANGE = ("give --input-range LOW,HIGH, the values that black and white have for the model (such as 0,255 or 0,1), "
+             "or --mean and --std of pixels in [0, 1]")
+PROBES = 16         # images on which outputs are looked at
+SUMS_TO_ONE = 1e-4
+
+# Layers that may stand before the one that scales the pixels: they keep the range of values.
+_KEEP_THE_RANGE = tuple(
+    getattr(layers, name) for name in (
+        "InputLayer", "Identity", "Resizing", "CenterCrop", "RandomCrop", "RandomFlip", "RandomRotation",
+        "RandomTranslation", "RandomZoom", "ZeroPadding2D") if hasattr(layers, name))
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What is judged. model: pixels (float32, N x H x W x C, in [0, 1]) -> float32 logits, N x classes.
+
+    as_given: the model as it came, which may want other values and return probabilities.
+    takes, returns: in words, how its input range and its output were found out.
+    probabilities: whether `as_given` returns probabilities.
+    """
+
+    model: keras.Model
+    as_given: keras.Model
+    takes: str
+    returns: str
+    probabilities: bool
+
+    @property
+    def classes(self) -> int:
+        return self.model.output_shape[-1]
+
+
+def prepare(model: keras.Model, images: np.ndarray, input_range: tuple[float, float] | None = None,
+            normalisation: models.Normalisation | None = None, output: Output | None = None) -> Target:
+    """`model` ready to be judged on `images` (float32 N x H x W x C in [0, 1]; a few of them are looked at).
+
+    input_range: the values that 0 and 1 in pixels have for the model. normalisation: mean and std that the
+    caller of the model is to apply (to values in the input range, if that is given too). Where neither is
+    given, the model's own first layer must tell. output: what the model returns; looked up where None.
+    Raises KitError where something is neither given nor certain, and for a model that takes other images.
+    """
+    model = in_float32(model)
+    ready, takes = _taking_pixels(model, images.shape[1:], input_range, normalisation)
+    outputs = _outputs(ready, images[:PROBES])
+    found, returns = _returning_logits(ready, outputs, output)
+    probabilities = returns.startswith("probabilities")
+    _check_still_the_same(_outputs(found, images[:PROBES]), outputs, probabilities)
+    return Target(in_float32(found), model, takes, returns, probabilities)
+
+
+def load(path: Path, allow_code: bool = False) -> keras.Model:
+    """A saved Keras 3 model. allow_code: also run Python code that the file asks for (Lambda, custom layers).
+
+    Raises KitError as `models.load`, and where code is asked for and not allowed.
+    """
+    try:
+        return models.load(path)
+    except KitError as error:
+        if not Path(path).is_file():
+            raise
+        if not allow_code:
+            raise KitError(f"{error}. A model with Lambda or custom layers runs code of its own: if you trust the "
+                           f"file, "
+                           "allow it (--allow-code)") from None
+    try:
+        return keras.models.load_model(path, compile=False, safe_mode=False)
+    except Exception as error:  # Keras raises nearly every type here
+        raise KitError(f"{path} cannot be loaded, with its code allowed either: "
+                       f"{str(error).splitlines()[0][:300]}") from None
+
+
+def load_weights(path: Path, settings: models.ModelSettings, shape, classes: int) -> keras.Model:
+    """One of the kit's networks with weights of a `.weights.h5` file. Raises KitError where they do not fit."""
+    model = models.build(settings, tuple(shape), classes)
+    try:
+        model.load_weights(path)
+    except Exception as error:  # Keras raises nearly every type here
+        raise KitError(f"{path} holds no weights of model '{settings.name}' for images of {tuple(shape)} and {classes} "
+                       f"classes with options {settings.options}: {str(error).splitlines()[0][:200]}") from None
+    return model
+
+
+# --- what it takes
+
+def _taking_pixels(model, shape, input_range, normalisation) -> tuple[keras.Model, str]:
+    _check_shape(model, shape)
+    if input_range is None and normalisation is None:
+        input_range, why = _own_range(model)
+    else:
+        why = "as given"
+    low, high = input_range or (0.0, 1.0)
+    if not low < high:
+        raise KitError(f"the input range goes from the value of black to that of white, not from {low:g} to {high:g}")
+    takes = f"values from {low:g} to {high:g}"
+    if normalisation is not None:
+        takes += f", then less mean {normalisation.mean} over std {normalisation.std}"
+    if (low, high) == (0.0, 1.0) and normalisation is None:
+        return model, f"{takes} ({why})"
+    pixels = keras.Input(shape, name="pixels")
+    values = layers.Rescaling(high - low, low, name="to_input_range")(pixels)
+    values = values if normalisation is None else normalisation.layer()(values)
+    return keras.Model(pixels, model(values), name="from_pixels"), f"{takes} ({why})"
+
+
+def _check_shape(model, shape) -> None:
+    expected = getattr(model, "input_shape", None)
+    if not isinstance(expected, tuple) or len(expected) != 4:
+        raise KitError(f"the model must take one batch of images, N x H x W x C, but its input is {expected}")
+    for wanted, given in zip(expected[1:], shape, strict=True):
+        if wanted not in (None, given):
+            raise KitError(f"the model takes images of {expected[1:]}, but those given are {tuple(shape)}")
+
+
+def _own_range(model) -> tuple[tuple[float, float], str]:
+    """The range of values that the model's own scaling layer was made for. KitError where none tells."""
+    layer = first_layer(model)
+    name = type(layer).__name__
+    try:
+        mean, spread = _scaling_of(layer)
+    except (AttributeError, TypeError, ValueError):
+        raise KitError(f"which values the model takes cannot be told: its first layer is {name}; {ASK_RANGE}") from None
+    for high, unit in ((1.0, 1.0), (255.0, 255.0)):
+        if np.all(mean >= -0.05 * unit) and np.all(mean <= 0.95 * unit) and np.all(
+                (0.04 * unit <= spread) & (spread <= 2 * unit)):
+            return (0.0, high), f"by its first layer, {name}"
+    raise KitError(f"which values the model takes cannot be told from its first layer, {name} (it takes "
+                   f"{np.round(mean, 4).tolist()} to 0, and a change of {np.round(spread, 4).tolist()} to 1); "
+                   f"{ASK_RANGE}")
+
+
+def _scaling_of(layer) -> tuple[np.ndarray, np.ndarray]:
+    """The input that the layer maps to 0, and the change of input that it maps to 1."""
+    if isinstance(layer, layers.Rescaling):
+        scale, offset = np.asarray(layer.scale, float), np.asarray(layer.offset, float)
+        return -offset / scale, 1 / scale
+    if isinstance(layer, layers.Normalization) and not layer.invert:
+        return np.asarray(layer.mean, float), np.sqrt(np.asarray(layer.variance, float))
+    raise TypeError
+
+
+def first_layer(model):
+    """The first layer that does something to the values, inside nested models too; None for a model of code."""
+    layer = model
+    while getattr(layer, "layers", None):
+        layer = next((each for each in layer.layers if not isinstance(each, _KEEP_THE_RANGE)), None)
+    return None if layer is model else layer
+
+
+# --- what it returns
+
+def _outputs(model, images) -> np.ndarray:
+    try:
+        found = np.asarray(model(images, training=False), np.float32)
+    except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
+        raise KitError(f"the model does not take images of {images.shape[1:]}: "
+                       f"{str(error).strip().splitlines()[0][:200]}") from None
+    if found.ndim != 2 or len(found) != len(images):
+        raise KitError("the model must return one row of numbers an image, one a class, but for "
+                       f"{len(images)} images it returns the shape {found.shape}")
+    if not np.isfinite(found).all():
+        raise KitError("the model returns NaN or infinite numbers on the images: its training diverged, its weights "
+                       "are damaged, or it takes values of another range (--input-range)")
+    return found
+
+
+def _returning_logits(model, outputs, declared: Output | None) -> tuple[keras.Model, str]:
+    """A model that returns logits, and in words what the given one returns."""
+    stripped, activation = without_probabilities(model)
+    if stripped is not None:
+        return _two_columns(stripped), f"probabilities: its last step, {activation}, was taken off"
+    one_column = outputs.shape[1] == 1
+    if looks_like_probabilities(outputs):
+        return _log_of(model), "probabilities (rows that sum to one), of which the logarithm is used"
+    if declared == "probabilities":
+        raise KitError("the output was said to be probabilities, but the model has no softmax at its end, and its "
+                       f"outputs do not sum to one (first image: {outputs[0].round(3)[:5].tolist()})")
+    certain = declared == "logits" or _ends_in_a_linear_layer(model) or (outputs < 0).any()
+    if not certain:
+        raise KitError("whether the model returns logits cannot be told: its outputs are not negative and do not sum "
+                       "to one; give --output logits or --output probabilities")
+    why = "as given" if declared == "logits" else "by its last layer and its outputs"
+    return _two_columns(model) if one_column else model, f"logits ({why})"
+
+
+def looks_like_probabilities(outputs: np.ndarray) -> bool:
+    """Rows without negative numbers that sum to one (logits do so only by a great chance)."""
+    return outputs.shape[1] > 1 and bool((outputs >= 0).all() and np.allclose(outputs.sum(1), 1, atol=SUMS_TO_ONE))
+
+
+def _ends_in_a_linear_layer(model) -> bool:
+    last = model
+    while getattr(last, "layers", None):
+        last = last.layers[-1]
+    return getattr(getattr(last, "activation", None), "__name__", "") == "linear"
+
+
+def without_probabilities(model) -> tuple[keras.Model | None, str | None]:
+    """The model up to the numbers that its final softmax or sigmoid gets, sharing all other layers with it.
+
+    Returns (None, None) where the model does not end so, or is no graph of layers.
+    """
+    if not getattr(model, "layers", None) or not getattr(model, "outputs", None):
+        return None, None
+    last = model.layers[-1]
+    if len(model.outputs) != 1 or last.output is not model.outputs[0]:
+        return None, None
+    before, activation = _before_activation(last)
+    return (None, None) if before is None else (keras.Model(model.inputs, before), activation)
+
+
+def _before_activation(last):
+    """The tensor before a final softmax or sigmoid layer, or before the activation of a final layer."""
+    if getattr(last, "layers", None):
+        stripped, activation = without_probabilities(last)
+        return (None, None) if stripped is None else (stripped(_fed(last)), activation)
+    if isinstance(last, layers.Softmax):
+        return (last.input, "softmax") if last.axis in (-1, 1) else (None, None)
+    name = getattr(getattr(last, "activation", None), "__name__", None)
+    if name not in ("softmax", "sigmoid"):
+        return None, None
+    if isinstance(last, layers.Activation):
+        return last.input, name
+    linear = type(last).from_config(last.get_config() | {"activation": "linear", "name": f"{last.name}_before_{name}"})
+    logits = linear(last.input)
+    linear.set_weights(last.get_weights())
+    return logits, name
+
+
+def _fed(nested):
+    """The tensor that a nested model is called on inside the outer one (its last call)."""
+    return nested._inbound_nodes[-1].input_tensors[0]
+
+
+def _two_columns(model) -> keras.Model:
+    """A single number z, the logit of class 1, as the two logits (0, z)."""
+    if model.output_shape[-1] != 1:
+        return model
+    return _continued(model, lambda z: keras.ops.concatenate([keras.ops.zeros_like(z), z], axis=-1))
+
+
+def _log_of(model) -> keras.Model:
+    """Logarithms of probabilities: logits, but for those that were rounded to 0 and 1."""
+    smallest = float(np.finfo(np.float32).tiny)
+    return _continued(model, lambda p: keras.ops.log(keras.ops.maximum(p, smallest)))
+
+
+def _continued(model, function) -> keras.Model:
+    inputs = keras.Input(model.input_shape[1:], name="pixels")
+    return keras.Model(inputs, function(model(inputs)))
+
+
+def _check_still_the_same(logits, outputs, probabilities: bool) -> None:
+    """The rebuilt model must answer as the given one does. Raises KitError otherwise.
+
+    A random model may differ in a few answers.
+    """
+    if outputs.shape[1] == 1:
+        answers = outputs[:, 0] > (0.5 if probabilities else 0.0)
+    else:
+        answers = outputs.argmax(1)
+    if np.mean(logits.argmax(1) == answers) < 0.5:
+        raise KitError("taking the last activation off changed what the model answers; save it without softmax")
+
+
+# --- stand-ins that let a gradient through
+
+class Averaged(keras.Model):
+    """Mean logits over several passes of a model that is random (expectation over transformation).
+
+    Athalye et al. 2018, arXiv:1802.00420, section 4.2: attack the mean, judge the model itself.
+    """
+
+    def __init__(self, model: keras.Model, passes: int):
+        super().__init__(name="averaged")
+        self.random_model, self.passes = model, passes
+        self.seen_shape = model.input_shape
+
+    def call(self, pixels, training=False):
+        total = self.random_model(pixels, training=training)
+        for _ in range(self.passes - 1):
+            total += self.random_model(pixels, training=training)
+        return total / self.passes
+
+
+def straight_through(model: keras.Model, images: np.ndarray) -> tuple[keras.Model, list[str]] | None:
+    """The model with each layer that blocks the gradient, and keeps the shape, differentiated as if it were
+    the identity (BPDA; Athalye et al. 2018, arXiv:1802.00420, section 4.1), and the names of those layers.
+
+    Forward it is the same model. Returns None where there is no such layer, or the model is no graph of layers.
+    """
+    blocking = [layer.name for layer in _leaves(model) if _blocks(layer, images)]
+    if not blocking:
+        return None
+
+    def through(layer, *inputs, **named):
+        outputs = layer(*inputs, **named)
+        if layer.name not in blocking:
+            return outputs
+        return inputs[0] + keras.ops.stop_gradient(outputs - inputs[0])
+
+    try:
+        return _rewired(model, through), blocking
+    except (ValueError, TypeError, NotImplementedError, AttributeError):
+        return None
+
+
+def _rewired(model, through):
+    """The same layers, called through `through`; nested models too."""
+    def call(layer, *inputs, **named):
+        if getattr(layer, "layers", None) and hasattr(layer, "inputs"):
+            return _rewired(layer, through)(*inputs)
+        return through(layer, *inputs, **named)
+
+    if isinstance(model, keras.Sequential):
+        x = inputs = keras.Input(model.input_shape[1:])
+        for layer in model.layers:
+            x = call(layer, x)
+        return keras.Model(inputs, x)
+    return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)
+
+
+def _leaves(model) -> list:
+    if not getattr(model, "layers", None):
+        return [model]
+    return [leaf for layer in model.layers for leaf in _leaves(layer)]
+
+
+def _blocks(layer, images) -> bool:
+    """Whether the layer keeps its input's shape, changes values, and gives no gradient at all."""
+    if isinstance(layer, layers.InputLayer | layers.Dropout):
+        return False
+    try:
+        shape = layer.input.shape
+        if tuple(shape) != tuple(layer.output.shape) or None in shape[1:]:
+            return False
+        value = tf.constant(np.random.default_rng(0).uniform(0.05, 0.95, (2, *shape[1:])).astype(np.float32))
+        if tuple(shape[1:]) == images.shape[1:]:
+            value = tf.constant(images[:2])
+        with tf.GradientTape() as tape:
+            tape.watch(value)
+            output = layer(value, training=False)
+        gradient = tape.gradient(output, value)
+    except (AttributeError, ValueError, TypeError):
+        return False
+    changes = float(tf.reduce_max(tf.abs(output - value))) > 1e-6
+    return changes and (gradient is None or not bool(tf.reduce_any(gradient != 0)))

@@ -1,0 +1,62 @@
+"""From nineteen findings and a worst case to one verdict."""
+from __future__ import annotations
+
+from typing import Literal
+
+from kitlib.audit.checks import Check, Finding, guessing, points
+from kitlib.audit.measure import Measurements
+from kitlib.evaluation import Accuracy
+from kitlib.settings import Settings
+
+Kind = Literal["trustworthy", "doubtful", "refuted", "not robust"]
+LEFT = 0.25     # a model that keeps less than this share of its clean accuracy is called not robust
+
+
+class Verdict(Settings):
+    """The verdict, why, in a sentence, and the single attack that does most harm.
+
+    refuted: the worst case lies below the claim by more than its interval. not robust: no claim was made, and under
+    attack the model is no better than guessing, or keeps less than a quarter of its clean accuracy; being broken needs
+    no further proof. doubtful: a flag casts doubt on the numbers. trustworthy: none does.
+    """
+
+    kind: Kind
+    sentence: str
+    reasons: tuple[str, ...]
+    attack: str
+
+
+def judge(m: Measurements, findings: list[tuple[Check, Finding]]) -> Verdict:
+    """The verdict on the judged model, or on the claim made for it."""
+    worst, clean = Accuracy.of(m.survivors), Accuracy.of(m.clean)
+    name = min(m.ensemble, key=lambda each: m.ensemble[each].right.mean())
+    does_it = f"{name} alone leaves {m.ensemble[name].accuracy}"
+    flags = [(check, found) for check, found in findings if found.outcome == "flag"]
+    reasons = tuple(f"check {check.number}, {check.title.lower()}: {found.measured}" for check, found in flags)
+    weighty = [check for check, found in flags if found.matters]
+
+    def verdict(kind: Kind, sentence: str) -> Verdict:
+        return Verdict(kind=kind, sentence=sentence, reasons=reasons, attack=does_it)
+
+    claim = m.subject.claim
+    if claim is not None and worst.interval[1] < claim:
+        return verdict("refuted", f"The claim of {points(claim)} is refuted: {does_it}, and {worst} resist every "
+                                  f"attack.")
+    if _no_better_than_guessing(clean, guessing(m.labels)):
+        return verdict("doubtful", f"Without any attack the model gets {clean}, which is no better than always naming "
+                                   f"the most "
+                                   "frequent class: check the input range and the order of the classes.")
+    if claim is None and worst.value <= max(guessing(m.labels), LEFT * clean.value):
+        return verdict("not robust", f"The model is not robust at this eps: {worst} resist every attack, of {clean} "
+                                     f"right without attack. {does_it}.")
+    stands = f"{worst} resist every attack" + ("" if claim is None else f", against a claim of {points(claim)}")
+    if weighty:
+        numbers = ", ".join(str(check.number) for check in weighty)
+        return verdict("doubtful", f"{stands}, but {len(weighty)} of the checks cast doubt on it ({numbers}): "
+                                   f"robustness "
+                                   "may well be lower.")
+    return verdict("trustworthy", f"{stands}, and no check casts doubt on it. A stronger attack may still be found.")
+
+
+def _no_better_than_guessing(clean: Accuracy, chance: float) -> bool:
+    return clean.value <= chance
