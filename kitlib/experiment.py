@@ -141,6 +141,7 @@ class ComparisonSettings(Settings):
     """How contenders are judged: all by the same attacks on the same test images.
 
     attacks: by the name that tables show; those with a bound must share it, or a worst case would mean nothing.
+        One that a profile sets to null is left out.
     headline: the one whose images are carried from model to model, and which is also made naively.
     images: test images (None: all). samples: draws that EOT averages over, see kitlib.defences.
     """
@@ -149,6 +150,11 @@ class ComparisonSettings(Settings):
     headline: str
     images: int | None = pydantic.Field(default=None, ge=1)
     samples: int = pydantic.Field(default=10, ge=1, le=1000)
+
+    @pydantic.field_validator("attacks", mode="before")
+    @classmethod
+    def _without_null(cls, attacks):
+        return _without_null(attacks)
 
     @pydantic.model_validator(mode="after")
     def _fits_together(self):
@@ -199,7 +205,7 @@ class Experiment(Settings):
             return {}       # what is wrong there is said already
         whole = {"model": info.data["model"], "training": info.data["baseline"]}
         whole = {part: settings.model_dump(mode="json") for part, settings in whole.items()}
-        return {name: _laid_over(whole, contender) for name, contender in contenders.items() if contender is not None}
+        return {name: _laid_over(whole, contender) for name, contender in _without_null(contenders).items()}
 
     def trained(self, name: str) -> Trained:
         """What "baseline", "defended" or a trained contender is made of. Raises KitError for other names."""
@@ -268,6 +274,11 @@ def read_overrides(overrides: dict | str | None) -> dict:
     if not isinstance(overrides or {}, dict):
         raise KitError(f"overrides must be a mapping such as '{{baseline: {{epochs: 3}}}}', not {overrides!r}")
     return overrides or {}
+
+
+def _without_null(entries: Any) -> Any:
+    """A mapping without the entries that a profile has set to null."""
+    return {key: value for key, value in entries.items() if value is not None} if isinstance(entries, dict) else entries
 
 
 def _laid_over(whole: dict, contender: Any) -> Any:
