@@ -5,6 +5,9 @@ EXPERIMENT ?=
 PROFILE    ?= demo
 SEED       ?= 0
 CORES      ?= all
+# for sweep: a file of notebooks/sweeps or the path of one; ON: a Snakemake profile, such as examples/slurm
+FILE       ?= digits_seeds
+ON         ?=
 # requirements-peers.lock adds Foolbox and ART, for the parity tests and the benchmarks
 LOCK       ?= requirements.lock
 
@@ -13,10 +16,11 @@ HOME_OF_PACKAGES := $(or $(ACTIVE),$(CURDIR)/.venv)
 BIN       := $(HOME_OF_PACKAGES)/bin
 INSTALLED := $(HOME_OF_PACKAGES)/.kitlib-$(LOCK)
 PIP       := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+AWAY      := $(if $(ON),--snakemake-profile $(ON))
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce test lab publish notebooks bench lock clean
+.PHONY: help install reproduce sweep test lab publish notebooks bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,7 +39,10 @@ $(INSTALLED): $(LOCK) pyproject.toml | $(HOME_OF_PACKAGES)/bin/python
 install: $(INSTALLED) ## install the locked packages
 
 reproduce: $(INSTALLED) ## run notebooks 01-05 for EXPERIMENT (default: the two embedded ones) and print the tables
-	@$(BIN)/python -m kitlib reproduce $(EXPERIMENT) --profile $(PROFILE) --seed $(SEED) --cores $(CORES)
+	@$(BIN)/python -m kitlib reproduce $(EXPERIMENT) --profile $(PROFILE) --seed $(SEED) --cores $(CORES) $(AWAY)
+
+sweep: $(INSTALLED) ## run the sweep FILE over seeds and settings, and aggregate it (ON=examples/slurm: on a cluster)
+	@$(BIN)/python -m kitlib sweep $(FILE) --cores $(CORES) $(AWAY)
 
 test: $(INSTALLED) ## pytest over tests/ and nbval over notebooks/
 	KITLIB_RUNS=$$(mktemp -d) $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 tests notebooks
@@ -56,7 +63,7 @@ bench: ## the benchmarks, side by side with their peers
 
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --upgrade
 lock: ## make both lock files anew from pyproject.toml (needs uv)
-	$(COMPILE) --extra test --extra download --output-file requirements.lock pyproject.toml
+	$(COMPILE) --extra test --extra download --extra cluster --output-file requirements.lock pyproject.toml
 	$(COMPILE) --all-extras --constraint requirements.lock --output-file requirements-peers.lock pyproject.toml
 
 clean: ## remove .venv and what Snakemake remembers (runs/ stays)

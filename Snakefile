@@ -1,64 +1,72 @@
 # Which notebook needs which. papermill runs each one; the executed copy and the log are kept in
 # the run's folder even when a notebook fails.
 #
-#   snakemake --config experiment=digits_fgsm profile=demo seeds=0,1,2
+#   snakemake --cores all --config experiment=digits_fgsm,phantom_ct profile=demo seeds=0,1,2
+#
+# `python -m kitlib reproduce` and `sweep` check the request first and hand over a config file with
+#   targets      files to make, relative to the folder of runs
+#   experiments  name -> YAML file, for those that lie outside notebooks/experiments
+#   overrides    "<experiment>/<profile>+<hash>" -> the changes that this hash stands for
+#   sweep        the sweep file, where its runs are to be aggregated
 #
 # KITLIB_RUNS (default runs/) is where runs lie.
 import os
+import signal
+import sys
 from pathlib import Path
 
 import yaml
 
 ROOT = Path(workflow.basedir)
-RUNS = Path(os.environ.get("KITLIB_RUNS") or ROOT / "runs").resolve()
+RUNS = Path(os.environ.get("KITLIB_RUNS") or ROOT / "runs").expanduser().resolve()
 RUN = f"{RUNS}/{{experiment}}/{{profile}}/seed{{seed}}"
 LIBRARY = sorted(str(path) for path in (ROOT / "kitlib").rglob("*.py"))
+OVERRIDES = config.get("overrides", {})
 
-EXPERIMENTS = str(config.get("experiment", "digits_fgsm,phantom_ct")).split(",")
-PROFILE = config.get("profile", "demo")
-SEEDS = str(config.get("seeds", 0)).split(",")
+# kitlib's driver must not leave its batch behind when it is killed.
+if sys.platform == "linux" and os.environ.get("KITLIB_DRIVER") == str(os.getppid()):
+    import ctypes
 
-
-def targets(experiment):
-    """What notebook 05 leaves, and the records of the further notebooks that the experiment's file lists."""
-    content = yaml.safe_load((ROOT / "notebooks" / "experiments" / f"{experiment}.yaml").read_text())
-    changes = (content.get("profiles") or {}).get(PROFILE) or {}
-    records = [f"records/{name}.json" for name in changes.get("notebooks", content.get("notebooks", ()))]
-    run = f"{RUNS}/{experiment}/{PROFILE}/seed{{seed}}"
-    return expand("{run}/{file}", run=expand(run, seed=SEEDS), file=["results.json", *records])
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-# What is said of a notebook is one line when it begins and one when it ends; all else is in its log.
-PAPERMILL = """
-name=$(basename {input.notebook} .ipynb)
-say() {{ echo "$(date +%T) {wildcards.experiment}, {wildcards.profile}, seed {wildcards.seed}: $name $1" >&2; }}
-say begins
-papermill {input.notebook} {log.notebook} --kernel python3 --no-progress-bar --log-output \\
-    -p experiment {wildcards.experiment} -p profile {wildcards.profile} -p seed {wildcards.seed} > {log.text} 2>&1 \\
-    && say done || {{
-    say "FAILED: $(grep -a -o -E '[A-Z][A-Za-z]+Error: .*' {log.text} | tail -n 1)"
-    echo "  its executed copy, with the error: {log.notebook}" >&2
-    exit 1
-}}
-"""
+def experiment_file(wildcards):
+    own = config.get("experiments", {}).get(wildcards.experiment)
+    return own or f"{ROOT}/notebooks/experiments/{wildcards.experiment}.yaml"
+
+
+def asked_for():
+    """The targets of `--config experiment=... profile=... seeds=...`."""
+    profile, seeds = config.get("profile", "demo"), str(config.get("seeds", 0)).split(",")
+    for name in str(config.get("experiment", "digits_fgsm,phantom_ct")).split(","):
+        content = yaml.safe_load((ROOT / f"notebooks/experiments/{name}.yaml").read_text())
+        changes = (content.get("profiles") or {}).get(profile) or {}
+        further = changes.get("notebooks", content.get("notebooks", ()))
+        for file in ["results.json", *(f"records/{notebook}.json" for notebook in further)]:
+            yield from (f"{name}/{profile}/seed{seed}/{file}" for seed in seeds)
 
 
 wildcard_constraints:
-    experiment=r"\w+",
-    profile=r"\w+",
+    experiment=r"[^/]+",
+    profile=r"[^/]+",
     seed=r"\d+",
     further=r"(0[6-9]|[1-9]\d)_\w+",
 
 
+localrules:
+    all,
+    aggregate,
+
+
 rule all:
     input:
-        [targets(experiment) for experiment in EXPERIMENTS],
+        [f"{RUNS}/{target}" for target in config.get("targets") or asked_for()],
 
 
 rule data_preparation:
     input:
         library=LIBRARY,
-        experiment=f"{ROOT}/notebooks/experiments/{{experiment}}.yaml",
+        experiment=experiment_file,
         notebook=f"{ROOT}/notebooks/01_data_preparation.ipynb",
     output:
         f"{RUN}/prepared.npz",
@@ -66,11 +74,17 @@ rule data_preparation:
     log:
         notebook=f"{RUN}/notebooks/01_data_preparation.ipynb",
         text=f"{RUN}/logs/01_data_preparation.log",
+    params:
+        experiment=lambda wildcards: config.get("experiments", {}).get(wildcards.experiment, wildcards.experiment),
+        profile=lambda wildcards: wildcards.profile.split("+")[0],
+        overrides=lambda wildcards: OVERRIDES.get(f"{wildcards.experiment}/{wildcards.profile}", ""),
     shell:
-        PAPERMILL
+        # `exec`, so that nothing stands between Snakemake and the notebook when one of them is killed
+        "exec {sys.executable:q} -P {ROOT}/kitlib/headless.py {input.notebook:q} {log.notebook:q} {log.text:q}"
+        " {params.experiment:q} {params.profile:q} {wildcards.seed} {params.overrides:q}"
 
 
-rule baseline_training:
+use rule data_preparation as baseline_training with:
     input:
         rules.data_preparation.output,
         library=LIBRARY,
@@ -83,11 +97,9 @@ rule baseline_training:
         text=f"{RUN}/logs/02_baseline_training.log",
     resources:
         training=1,
-    shell:
-        PAPERMILL
 
 
-rule attack_generation:
+use rule data_preparation as attack_generation with:
     input:
         rules.baseline_training.output,
         library=LIBRARY,
@@ -97,11 +109,9 @@ rule attack_generation:
     log:
         notebook=f"{RUN}/notebooks/03_attack_generation.ipynb",
         text=f"{RUN}/logs/03_attack_generation.log",
-    shell:
-        PAPERMILL
 
 
-rule adversarial_training:
+use rule data_preparation as adversarial_training with:
     input:
         rules.baseline_training.output,
         library=LIBRARY,
@@ -114,11 +124,9 @@ rule adversarial_training:
         text=f"{RUN}/logs/04_adversarial_training.log",
     resources:
         training=1,
-    shell:
-        PAPERMILL
 
 
-rule evaluation:
+use rule data_preparation as evaluation with:
     input:
         rules.attack_generation.output,
         rules.adversarial_training.output,
@@ -129,12 +137,10 @@ rule evaluation:
     log:
         notebook=f"{RUN}/notebooks/05_evaluation.ipynb",
         text=f"{RUN}/logs/05_evaluation.log",
-    shell:
-        PAPERMILL
 
 
 # Notebooks from 06 on: they read what 01-05 left, and end with run.write_record("<their own name>", ...).
-rule further_notebook:
+use rule data_preparation as further_notebook with:
     input:
         rules.evaluation.output,
         library=LIBRARY,
@@ -146,5 +152,16 @@ rule further_notebook:
         text=f"{RUN}/logs/{{further}}.log",
     resources:
         training=1,
+
+
+rule aggregate:
+    input:
+        [f"{RUNS}/{target}" for target in config.get("targets", ()) if target.endswith("/results.json")],
+        library=LIBRARY,
+        sweep=config.get("sweep", []),
+    output:
+        f"{RUNS}/sweeps/{{sweep}}/aggregate.json",
+    log:
+        f"{RUNS}/sweeps/{{sweep}}/aggregate.log",
     shell:
-        PAPERMILL
+        "{sys.executable:q} -m kitlib aggregate {input.sweep:q} > {log:q} 2>&1"

@@ -1,8 +1,7 @@
-"""The command line: `python -m kitlib reproduce | results | publish | refresh`. Exit code 2 for a user's mistake."""
+"""The command line, `python -m kitlib --help`. Exit code 2 for a user's mistake."""
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,27 +14,48 @@ EMBEDDED = ("digits_fgsm", "phantom_ct")
 
 def reproduce(arguments) -> int:
     """Check the request, let Snakemake run what is missing, then print the tables."""
-    from kitlib import files, runs
+    from kitlib import batch
 
-    experiments = arguments.experiments or EMBEDDED
-    opened = [runs.open_run(name, arguments.profile, arguments.seed) for name in experiments]
-    # Demo trainings are too small to fill two cores; full ones go one at a time.
-    trainings = 1 if arguments.profile == "full" else 2
-    command = [
-        sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"),
-        "--directory", str(runs.runs_folder()), "--cores", str(arguments.cores),
-        "--resources", f"training={trainings}",
-        "--nolock",  # a lock file would outlive a kill; `alone_in` does not
-        "--rerun-incomplete", "--keep-going", "--quiet", "all", "--config", f"experiment={','.join(experiments)}",
-        f"profile={arguments.profile}", f"seeds={arguments.seed}",
-    ]
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    with files.alone_in(runs.runs_folder(), "batch"):
-        status = subprocess.run(command, env=environment).returncode
-    for run in opened:
-        if run.path("results.json").exists():
-            _print_results(run.path("results.json"))
+    how = _how(arguments)
+    jobs = batch.jobs_for(arguments.experiments or EMBEDDED, arguments.profile, arguments.seed)
+    status = batch.run(batch.config_of(jobs), how)
+    for job in jobs:
+        if job.run.path("results.json").exists() and not how.dry:
+            _print_results(job.run.path("results.json"))
     return status
+
+
+def sweep(arguments) -> int:
+    """Let Snakemake run what is missing of a sweep, then aggregate over its seeds and print the table."""
+    from kitlib import batch, sweeps
+
+    how = _how(arguments)
+    asked = sweeps.load(arguments.sweep)
+    status = batch.run(batch.config_of(sweeps.jobs_of(asked)), how)
+    return status if how.dry else max(status, aggregate(arguments))
+
+
+def aggregate(arguments) -> int:
+    """Mean, spread and interval over the seeds of the finished runs of a sweep."""
+    from kitlib import sweeps
+
+    asked = sweeps.load(arguments.sweep)
+    found = sweeps.aggregate(asked)
+    sweeps.write(found, asked.folder)
+    print(f"\n{sweeps.heading(found)}\n{asked.folder}\n{sweeps.LEGEND}\n")
+    print(sweeps.accuracy_table(found).to_string(index=False))
+    for folder in found.missing:
+        print(f"missing: {folder}")
+    return 0
+
+
+def _how(arguments):
+    from kitlib import batch
+
+    how = batch.How(arguments.cores, arguments.trainings, arguments.snakemake_profile, arguments.touch,
+                    arguments.dry_run)
+    how.check()
+    return how
 
 
 def results(arguments) -> int:
@@ -93,10 +113,24 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--profile", default="demo")
         command.add_argument("--seed", type=int, default=0)
         command.set_defaults(function=function)
-    commands.choices["reproduce"].add_argument("--cores", default="all")
+    for function, purpose in ((sweep, "run what is missing of a sweep, and aggregate it over its seeds"),
+                              (aggregate, "aggregate the finished runs of a sweep over its seeds")):
+        command = commands.add_parser(function.__name__, help=purpose)
+        command.add_argument("sweep", help="a file of notebooks/sweeps, or the path of a YAML file")
+        command.set_defaults(function=function)
+    for name in ("reproduce", "sweep"):
+        _add_batch_options(commands.choices[name])
     committed = commands.add_parser("refresh", help="regenerate the committed outputs of the notebooks")
     committed.set_defaults(function=refresh)
     return parser
+
+
+def _add_batch_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--cores", default="all", help="of this machine to use (default: all)")
+    command.add_argument("--trainings", type=int, help="at a time (default: one in profile full, two in the others)")
+    command.add_argument("--snakemake-profile", metavar="FOLDER", help="where to run, e.g. examples/slurm")
+    command.add_argument("--touch", action="store_true", help="accept what is there as up to date; run nothing")
+    command.add_argument("--dry-run", action="store_true", help="only say what would be run")
 
 
 def main() -> int:

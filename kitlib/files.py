@@ -13,6 +13,7 @@ from pathlib import Path
 from kitlib.settings import KitError
 
 import numpy as np
+import yaml
 
 _FREE_SPACE = "free space or choose another folder"
 
@@ -57,11 +58,12 @@ def _umask() -> int:
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path, what: str):
+def alone_in(folder: Path, what: str, waits: bool = False):
     """Hold `folder` for one `what` ("training", "batch"); the system lets go of it when the process ends,
-    however it ends.
+    however it ends. Yields the lock file.
 
-    Raises KitError where another one runs in it, or the folder cannot be written.
+    Where another one runs in it, wait for its end (`waits`), or raise KitError. Raises KitError
+    where the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -72,8 +74,11 @@ def alone_in(folder: Path, what: str):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise KitError(f"another {what} runs in {folder}: wait for it, or choose another folder") from None
-        yield
+            if not waits:
+                raise KitError(f"another {what} runs in {folder}: wait for it, or choose another folder") from None
+            print(f"waiting for another process that does the same {what}", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock
 
 
 def write_text(path: Path, text: str) -> None:
@@ -93,6 +98,16 @@ def read_json(path: Path):
         raise KitError(f"{path} does not exist") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise KitError(f"{path} is damaged ({error}): delete it and make it again") from None
+
+
+def read_yaml(path: Path):
+    """Raises KitError when the file cannot be read or is no YAML."""
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise KitError(f"{path} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise KitError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
 
 
 def write_arrays(path: Path, **arrays) -> None:

@@ -206,3 +206,53 @@ def accuracy_bars(accuracies: dict[str, dict[str, object]], chance: float) -> Fi
     axes.set_xticklabels(attacks, rotation=25, ha="right", fontsize=8)
     axes.legend(fontsize=8, ncols=3, loc="upper right")
     return figure
+
+
+def over_seeds(groups: dict[str, dict[str, dict]]) -> Figure:
+    """A sweep's accuracies: a pale dot each seed, a mark and a bar for the mean and its interval.
+
+    groups: title -> model -> attack -> anything with `values`, `mean` and `interval` (kitlib.sweeps.Spread).
+    One panel a group, one row an attack, one colour a model.
+    """
+    columns = min(3, len(groups))
+    rows = -(-len(groups) // columns)
+    unders = list(next(iter(next(iter(groups.values())).values())))
+    figure, grid = plt.subplots(rows, columns, figsize=(3.2 + 3.3 * columns, rows * (1.3 + 0.34 * len(unders))),
+                                sharex=True, sharey=True, squeeze=False)
+    for axes in grid.flat[len(groups):]:
+        axes.set_axis_off()
+    for axes, (title, models) in zip(grid.flat, groups.items(), strict=False):
+        for number, (model, spreads) in enumerate(models.items()):
+            shift = 0.17 * (2 * number - len(models) + 1)
+            for place, under in enumerate(unders):
+                colour, label = COLOURS.get(model, _PALETTE[number]), model if place == 0 else None
+                _spread(axes, spreads[under], place + shift, colour, label)
+        axes.set(title=title, xlim=(-0.02, 1.02), xlabel="accuracy", yticks=range(len(unders)), yticklabels=unders)
+    grid[0, 0].invert_yaxis()
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def _spread(axes, spread, height: float, colour, label: str | None) -> None:
+    heights = [height] * len(spread.values)
+    axes.plot(spread.values, heights, "o", color=colour, alpha=0.3, markersize=5, markeredgewidth=0)
+    if spread.interval:
+        axes.plot(spread.interval, [height, height], color=colour, linewidth=1.5)
+    axes.plot(spread.mean, height, "|", color=colour, markersize=10, markeredgewidth=2, label=label)
+
+
+def along_axis(key: str, labels: list[str], models: dict[str, dict[str, list]]) -> Figure:
+    """Mean accuracy along one axis of a sweep, with the interval of the mean; one panel a model.
+
+    key: the setting that is varied. labels: its values. models: model -> attack -> one spread a value.
+    """
+    figure, grid = plt.subplots(1, len(models), figsize=(1.5 + 4.2 * len(models), 3.8), sharey=True, squeeze=False)
+    for axes, (model, curves) in zip(grid[0], models.items(), strict=True):
+        for under, spreads in curves.items():
+            means = np.array([spread.mean for spread in spreads])
+            ends = np.array([spread.interval or (spread.mean, spread.mean) for spread in spreads])
+            axes.errorbar(range(len(labels)), means, yerr=np.abs(ends.T - means), marker="o", capsize=3, label=under)
+        axes.set(title=model, xlabel=key, xticks=range(len(labels)), xticklabels=labels, ylim=(-0.02, 1.02))
+    grid[0, 0].set_ylabel("accuracy")
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from kitlib.files import alone_in
@@ -129,9 +130,19 @@ def test_an_npz_that_is_no_checkpoint_is_named(tmp_path):
         train(network(), toy_data(), settings(), tmp_path, progress=False)
 
 
-def test_two_trainings_in_one_folder_are_refused(tmp_path):
-    with alone_in(tmp_path, "training"), pytest.raises(KitError, match="another training runs"):
-        train(network(), toy_data(), settings(), tmp_path, progress=False)
+def test_the_second_of_two_trainings_in_one_folder_waits_and_takes_up_what_the_first_made(tmp_path, capsys):
+    first = network()
+    history = train(first, toy_data(), settings(), tmp_path, progress=False)
+    with ThreadPoolExecutor() as pool:
+        with alone_in(tmp_path, "training"):
+            second = network()
+            waits = pool.submit(train, second, toy_data(), settings(), tmp_path, progress=False)
+            time.sleep(0.5)
+            assert not waits.done()
+        assert waits.result(timeout=60) == history
+    assert "waiting for another process" in capsys.readouterr().out
+    for ours, theirs in zip(first.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_leftovers_of_a_kill_while_writing_are_cleared(tmp_path):

@@ -1,0 +1,120 @@
+"""A batch: the runs that are asked for, handed over to Snakemake, which makes what is missing or out of date."""
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from kitlib import experiment, runs
+from kitlib.experiment import REPOSITORY
+from kitlib.files import alone_in, write_json
+from kitlib.runs import Run
+from kitlib.settings import KitError
+
+# Older than what it leads to, in files or in settings. The text of a rule is left out: how a notebook is started
+# does not change what it computes.
+OUT_OF_DATE = ("mtime", "input", "params")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a batch. experiment: as it was asked for, a name or the path of a YAML file."""
+
+    experiment: str
+    run: Run
+    overrides: dict
+
+
+@dataclass(frozen=True)
+class How:
+    """How a batch is run.
+
+    cores: of this machine, a number or "all". trainings: at a time on this machine; None: one for full runs, two
+    for the smaller ones, which leave cores idle. profile: folder of a Snakemake profile, such as one that
+    sends the notebooks to a cluster. touch: accept what is there as up to date instead of running anything.
+    dry: only say what would be run.
+    """
+
+    cores: str = "all"
+    trainings: int | None = None
+    profile: str | None = None
+    touch: bool = False
+    dry: bool = False
+
+    def check(self) -> None:
+        """Raises KitError for a request that cannot be met."""
+        if self.cores != "all" and not (self.cores.isdecimal() and int(self.cores) > 0):
+            raise KitError(f"cores must be a whole number from 1 on, or all, not '{self.cores}'")
+        if self.trainings is not None and self.trainings < 1:
+            raise KitError(f"trainings must be 1 or more, not {self.trainings}")
+        if self.profile is not None and not (Path(self.profile) / "config.yaml").is_file():
+            raise KitError(f"there is no Snakemake profile in {self.profile}: it needs a file config.yaml")
+
+
+def jobs_for(names, profile: str, seed: int) -> list[Job]:
+    """The runs of experiments given by name, as a YAML file, or as paper_a or paper_b for all of one paper."""
+    asked = [name for asked in names for name in _of_paper(asked)]
+    return [Job(name, runs.open_run(name, profile, seed), {}) for name in asked]
+
+
+def _of_paper(name: str) -> list[str]:
+    if name not in ("paper_a", "paper_b"):
+        return [name]
+    loaded = {each: experiment.load(each, "full") for each in experiment.names()}
+    return [each for each, content in loaded.items()
+            if content.paper == name[-1].upper() and content.stands_in_for is None]
+
+
+def config_of(jobs: list[Job]) -> dict:
+    """What the Snakefile needs to know to make these runs; its head explains the keys."""
+    config: dict = {"targets": [], "experiments": {}, "overrides": {}}
+    for job in jobs:
+        name, folder = job.run.experiment.name, job.run.folder.relative_to(runs.runs_folder())
+        further = [f"records/{notebook}.json" for notebook in job.run.experiment.notebooks]
+        config["targets"] += [f"{folder}/{file}" for file in ("results.json", *further)]
+        if job.experiment != name:
+            path = str(Path(job.experiment).resolve())
+            if config["experiments"].setdefault(name, path) != path:
+                raise KitError(f"two experiment files are called {name}: rename one, or run them one after the other")
+        if job.overrides:
+            config["overrides"][str(folder.parent)] = json.dumps(job.overrides, ensure_ascii=False)
+    return config
+
+
+def run(config: dict, how: How) -> int:
+    """Let Snakemake make the targets of `config`; returns its exit status.
+
+    Raises KitError where another batch runs in the folder of runs, or that folder cannot be written.
+    """
+    how.check()
+    folder = runs.runs_folder()
+    with alone_in(folder, "batch") as lock:
+        write_json(folder / "batch.json", config)
+        environment = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "KITLIB_RUNS": str(folder), "KITLIB_DRIVER": str(os.getpid())}
+        # With the lock in its hands Snakemake holds the folder even if it should outlive this process.
+        return subprocess.run(_command(folder, how), env=environment, pass_fds=[lock.fileno()]).returncode
+
+
+def _command(folder: Path, how: How) -> list[str]:
+    full = any("/full" in target for target in json.loads((folder / "batch.json").read_text())["targets"])
+    trainings = how.trainings or (1 if full else 2)
+    command = [
+        sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"),
+        "--directory", str(folder), "--configfile", str(folder / "batch.json"), "--cores", how.cores,
+        "--nolock",  # a lock file would outlive a kill; `alone_in` does not
+        "--rerun-incomplete", "--keep-going", "--rerun-triggers", *OUT_OF_DATE,
+    ]
+    if how.profile:
+        command += ["--profile", str(Path(how.profile).resolve())]
+    else:
+        command += ["--resources", f"training={trainings}"]
+    if how.touch:
+        return [*command, "--touch", "--quiet", "all"]
+    if how.dry:
+        return [*command, "--dry-run", "--quiet", "rules"]
+    return command if how.profile else [*command, "--quiet", "all"]

@@ -1,0 +1,84 @@
+"""One notebook through papermill, as the Snakefile runs it: alone in its place, ended with its parent, and with
+one line of news when it begins and when it ends.
+
+Usage: python -P kitlib/headless.py NOTEBOOK COPY LOG EXPERIMENT PROFILE SEED OVERRIDES
+
+This file is run by its path and imports nothing of kitlib, because that would load TensorFlow, which only the
+notebook's own kernel needs.
+"""
+import contextlib
+import ctypes
+import fcntl
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    notebook, copy, log = map(Path, sys.argv[1:4])
+    parameters = dict(zip(("experiment", "profile", "seed", "overrides"), sys.argv[4:], strict=True))
+    end_with_parent()
+    for path in (copy, log):
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def say(news: str) -> None:
+        changed = ", changed" if parameters["overrides"] else ""
+        who = f"{Path(parameters['experiment']).stem}, {parameters['profile']}{changed}, seed {parameters['seed']}"
+        print(time.strftime("%H:%M:%S"), f"{who}: {notebook.stem} {news}", file=terminal, flush=True)
+
+    terminal = os.fdopen(os.dup(2), "w")
+    with alone(copy.with_suffix(".lock"), say), log.open("w") as text:
+        os.dup2(text.fileno(), 1)  # the kernel's own output, too, goes to the log
+        os.dup2(text.fileno(), 2)
+        say("begins")
+        error = execute(notebook, copy, parameters | {"seed": int(parameters["seed"])})
+    if error:
+        say(f"FAILED: {error}\n  its executed copy, with the error: {copy}\n  its log: {log}")
+    else:
+        say("done")
+    return 1 if error else 0
+
+
+def end_with_parent() -> None:
+    """Linux ends this process as soon as Snakemake has ended, however that came; the kernel follows by itself."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def alone(path: Path, say):
+    """Wait until nobody else runs this notebook of this run, as what is left of a killed batch might."""
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waits: it runs already")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def execute(notebook: Path, copy: Path, parameters: dict) -> str | None:
+    """Execute `notebook`; the copy is there whole at the end, with or without an error, which is returned."""
+    import papermill
+
+    aside = copy.with_name(f".{copy.name}")
+    try:
+        papermill.execute_notebook(
+            notebook, aside, parameters, kernel_name="python3", progress_bar=False, log_output=True,
+            stdout_file=sys.stdout, stderr_file=sys.stderr)
+    except papermill.exceptions.PapermillExecutionError as error:
+        return f"{error.ename}: {error.evalue}"
+    except Exception as error:  # a kernel that died, a disk that is full
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    finally:
+        if aside.exists():
+            os.replace(aside, copy)
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,219 @@
+"""Sweeps: what a file may say, which runs it stands for, and what they say together."""
+import json
+import math
+
+from kitlib import batch, results, runs, sweeps
+from kitlib.evaluation import Accuracy
+from kitlib.settings import KitError
+from kitlib.sweeps import Spread
+
+import numpy as np
+import pytest
+from scipy import stats
+
+
+@pytest.fixture(autouse=True)
+def own_runs_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("KITLIB_RUNS", str(tmp_path / "runs"))
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Write a sweep file and return its path."""
+    def write(text, name="mine.yaml"):
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+
+    return write
+
+
+@pytest.mark.parametrize("name", sweeps.names())
+def test_the_sweeps_of_the_kit_are_possible(name):
+    sweep = sweeps.load(name)
+    jobs = sweeps.jobs_of(sweep)
+    assert len(jobs) == len(sweep.experiment) * len(sweep.variations()) * len(sweep.seeds)
+
+
+@pytest.mark.parametrize("text, seeds", [
+    ("0-4", (0, 1, 2, 3, 4)), ("0-1, 7", (0, 1, 7)), ("3", (3,)), ("'5'", (5,)), ("[2, 4]", (2, 4))])
+def test_seeds_are_written_in_several_ways(written, text, seeds):
+    assert sweeps.load(written(f"{{experiment: digits_fgsm, seeds: {text}}}")).seeds == seeds
+
+
+GRID = """
+experiment: digits_fgsm
+profile: smoke
+seeds: 0-1
+grid:
+  defended.epochs: [1, 2]
+  model.options:
+    narrow: {widths: [4, 4, 8, 8, 8, 8]}
+    wide: {widths: [8, 8, 8, 8, 8, 8]}
+"""
+
+
+def test_a_grid_stands_for_every_combination_and_seed(written):
+    sweep = sweeps.load(written(GRID))
+    jobs = sweeps.jobs_of(sweep)
+    assert len(jobs) == 8 and len({job.run.folder for job in jobs}) == 8
+    last = jobs[-1]
+    assert last.overrides == {"defended": {"epochs": 2}, "model": {"options": {"widths": [8, 8, 8, 8, 8, 8]}}}
+    assert last.run.experiment.defended.epochs == 2 and last.run.seed == 1
+    assert last.run.folder == runs.open_run("digits_fgsm", "smoke", 1, last.overrides).folder
+
+
+def test_without_a_grid_the_runs_are_those_of_reproduce(written):
+    jobs = sweeps.jobs_of(sweeps.load(written("{experiment: digits_fgsm, profile: smoke, seeds: 0-2}")))
+    assert [job.run.folder for job in jobs] == [runs.open_run("digits_fgsm", "smoke", seed).folder for seed in range(3)]
+
+
+BAD_SWEEPS = [
+    ("[1, 2]", "must be a mapping"),
+    ("{seeds: 0-4}", "'experiment' is missing"),
+    ("{experiment: digits_fgms}", "there is no experiment 'digits_fgms'.*did you mean 'digits_fgsm'"),
+    ("{experiment: digits_fgsm, profile: huge}", "no profile 'huge'"),
+    ("{experiment: digits_fgsm, seed: 3}", "unknown key 'seed'; did you mean 'seeds'"),
+    ("{experiment: digits_fgsm, seeds: 4-0}", "'seeds'"),
+    ("{experiment: digits_fgsm, seeds: a-b}", "seeds are written as 0-4"),
+    ("{experiment: digits_fgsm, seeds: [0, 1.5]}", "'seeds.1'"),
+    ("{experiment: digits_fgsm, seeds: [-1]}", "'seeds.0'"),
+    ("{experiment: digits_fgsm, seeds: []}", "'seeds'"),
+    ("{experiment: digits_fgsm, seeds: [1, 1]}", "a seed is listed twice"),
+    ("{experiment: [digits_fgsm, digits_fgsm]}", "an experiment is listed twice"),
+    ("{experiment: digits_fgsm, grid: {defended.epochs: 3}}", "'defended.epochs' needs a list of values"),
+    ("{experiment: digits_fgsm, grid: {defended.epochs: []}}", "'defended.epochs' needs a list of values"),
+    ("{experiment: digits_fgsm, grid: {defended.epoks: [3]}}", "unknown key 'defended.epoks'; did you mean"),
+    ("{experiment: digits_fgsm, grid: {defended.epochs: [0]}}", "'defended.epochs'"),
+    ("{experiment: digits_fgsm, grid: {defended.attacks: [[{name: fgsm}]]}}", "need labels"),
+    ("{experiment: digits_fgsm, grid: {defended.epochs: {a: 3, b: 3}}}", "two combinations are the same run"),
+    ("{experiment: digits_fgsm, grid: {title: [a], title.x: [b]}}", "'title' and 'title.x' are in each other's way"),
+    ("experiment: [", "no valid YAML"),
+]
+
+
+@pytest.mark.parametrize("text, message", BAD_SWEEPS)
+def test_impossible_sweeps_are_refused(written, tmp_path, text, message):
+    with pytest.raises(KitError, match=message) as error:
+        sweeps.jobs_of(sweeps.load(written(text)))
+    assert "\n" not in str(error.value) and not (tmp_path / "runs").exists()
+
+
+def test_an_unknown_sweep_is_refused():
+    with pytest.raises(KitError, match="no sweep 'digits_ep'; did you mean 'digits_eps'"):
+        sweeps.load("digits_ep")
+
+
+def test_the_batch_says_where_own_experiments_lie_and_what_hashes_stand_for(tmp_path):
+    own = tmp_path / "mine.yaml"
+    own.write_text((sweeps.REPOSITORY / "notebooks/experiments/digits_fgsm.yaml").read_text())
+    run = runs.open_run(str(own), "smoke", 0, {"baseline": {"epochs": 2}})
+    config = batch.config_of([batch.Job(str(own), run, {"baseline": {"epochs": 2}})])
+    folder = run.folder.relative_to(runs.runs_folder())
+    assert config["targets"] == [f"{folder}/results.json"] and config["experiments"] == {"mine": str(own)}
+    assert {key: json.loads(value) for key, value in config["overrides"].items()} == {
+        str(folder.parent): {"baseline": {"epochs": 2}}}
+
+
+def test_a_paper_stands_for_its_experiments():
+    assert [job.experiment for job in batch.jobs_for(["paper_a"], "smoke", 0)] == [
+        f"cifar10_exp{number}" for number in range(1, 5)]
+    assert [job.experiment for job in batch.jobs_for(["paper_b"], "smoke", 0)] == ["lung_ct"]
+
+
+# Over seeds
+
+@pytest.mark.parametrize("values", [[0.5, 0.7], [0.1, 0.2, 0.4, 0.8], list(np.linspace(0.6, 0.7, 30))])
+def test_the_interval_is_students(values):
+    found = Spread.of(dict(enumerate(values)))
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert found.mean == pytest.approx(np.mean(values))
+    assert found.deviation == pytest.approx(math.sqrt(sum((v - found.mean) ** 2 for v in values) / (len(values) - 1)))
+    assert found.interval == pytest.approx((max(0, expected.low), min(1, expected.high)))
+
+
+def test_one_run_has_no_spread():
+    found = Spread.of({3: 0.25})
+    assert (found.n, found.deviation, found.interval) == (1, None, None) and sweeps.cell(found) == "25.0, n = 1"
+
+
+def test_the_interval_covers_the_true_mean_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(2000):
+        low, high = Spread.of(dict(enumerate(rng.normal(0.6, 0.05, 4)))).interval
+        inside += low <= 0.6 <= high
+    assert 0.935 <= inside / 2000 <= 0.965
+
+
+def finish(job, correct):
+    """Leave a results.json in the place of a run, with this many of 100 right clean, half of them under attack."""
+    def measured(number):
+        return results.Measured(**Accuracy(number, 100).record())
+
+    under = {name: results.UnderAttack(**measured(correct // 2).model_dump(), relative_robustness=1, success_rate=0,
+                                       mean_l2=None, max_linf=0, seconds=0, attack="", settings={})
+             for name in job.run.experiment.attacks.all()}
+    model = results.ModelResults(clean=measured(correct), attacks=under, combined=measured(correct // 2),
+                                 worst_case=measured(correct // 2), recall={}, confusion={})
+    models = {"baseline": model, "defended": model}
+    found = results.Results(
+        experiment=job.run.experiment.model_dump(mode="json"), profile=job.run.profile, seed=job.run.seed,
+        fingerprint=job.run.fingerprint, synthetic=False, source="here", data={}, environment={}, precision={},
+        seconds={"training baseline": 2.0 * job.run.seed}, models=models,
+        paper=[results.judge_figure(figure, models, True) for figure in job.run.experiment.paper_figures])
+    results.write(found, job.run.folder)
+
+
+def test_runs_are_aggregated_over_seeds_by_combination(written):
+    sweep = sweeps.load(written(GRID))
+    for number, job in enumerate(sweeps.jobs_of(sweep)):
+        finish(job, 50 + number)
+    found = sweeps.aggregate(sweep)
+    assert found.finished == 8 and found.missing == () and len(found.groups) == 4
+    first = found.groups[0]
+    assert first.variation == {"defended.epochs": "1", "model.options": "narrow"}
+    assert first.models["baseline"]["clean"].values == (0.5, 0.51) and first.seconds == {"training baseline": 1.0}
+    assert first.paper[0].as_published.mean == pytest.approx(0.505) and first.paper[0].verdicts == {"(other data)": 2}
+    sweeps.write(found, sweep.folder)
+    assert sweeps.read(sweep.folder / "aggregate.json") == found
+    pictures = {"seeds.png", "digits_fgsm_defended_epochs.png", "digits_fgsm_model_options.png"}
+    assert pictures <= {path.name for path in sweep.folder.iterdir()}
+    table = (sweep.folder / "accuracy.md").read_text()
+    assert "8 of 8 runs" in table and "95 % t-interval" in table and "50.5 ± 0.7 [44.1, 56.9], n = 2" in table
+
+
+def test_missing_runs_are_named_and_not_counted(written):
+    sweep = sweeps.load(written("{experiment: digits_fgsm, profile: smoke, seeds: 0-2}"))
+    with pytest.raises(KitError, match="no run of sweep 'mine' is finished"):
+        sweeps.aggregate(sweep)
+    for job in sweeps.jobs_of(sweep)[:2]:
+        finish(job, 80)
+    found = sweeps.aggregate(sweep)
+    assert found.finished == 2 and found.missing == ("digits_fgsm/smoke/seed2",)
+    assert "2 of 3 runs" in sweeps.heading(found)
+
+
+def test_results_of_other_settings_or_damaged_ones_are_never_counted(written):
+    sweep = sweeps.load(written("{experiment: digits_fgsm, profile: smoke, seeds: 0-1}"))
+    jobs = sweeps.jobs_of(sweep)
+    for job in jobs:
+        finish(job, 80)
+    path = jobs[1].run.path("results.json")
+    whole = path.read_text()
+    path.write_text(whole.replace(jobs[1].run.fingerprint, "0" * 16))
+    with pytest.raises(KitError, match="belongs to other settings"):
+        sweeps.aggregate(sweep)
+    path.write_text(whole[: len(whole) // 2])
+    with pytest.raises(KitError, match="results.json is damaged"):
+        sweeps.aggregate(sweep)
+
+
+# Snakemake's side
+
+@pytest.mark.parametrize("how, message", [
+    ({"cores": "0"}, "cores must be a whole number"), ({"cores": "many"}, "cores must be a whole number"),
+    ({"trainings": 0}, "trainings must be 1 or more"), ({"profile": "nowhere"}, "no Snakemake profile in nowhere")])
+def test_impossible_batches_are_refused(how, message, tmp_path):
+    with pytest.raises(KitError, match=message):
+        batch.run({"targets": []}, batch.How(**how))
+    assert not (tmp_path / "runs").exists()
