@@ -208,6 +208,71 @@ def accuracy_bars(accuracies: dict[str, dict[str, object]], chance: float) -> Fi
     return figure
 
 
+def naive_against_adaptive(records: dict[str, dict], chance: float) -> Figure:
+    """One row a contender: clean accuracy, what a careless judgement says, and the worst case with its interval.
+
+    records: as kitlib.comparison.judged gives them.
+    """
+    shown = {"clean": ("|", "0.6"), "carried_over": ("s", _PALETTE[2]), "naive": ("D", _PALETTE[1]),
+             "worst_case": ("o", _PALETTE[3])}
+    figure, axes = plt.subplots(figsize=(7.5, 1.2 + 0.38 * len(records)))
+    for row, record in enumerate(records.values()):
+        values = [100 * record[part]["accuracy"] for part in shown]
+        axes.plot([min(values), max(values)], [row, row], color="0.85", lw=5, zorder=1, solid_capstyle="round")
+        axes.plot(100 * np.array(record["worst_case"]["interval"]), [row, row], color=_PALETTE[3], lw=2, zorder=2)
+    for part, (marker, colour) in shown.items():
+        values = [100 * record[part]["accuracy"] for record in records.values()]
+        axes.plot(values, range(len(records)), marker, color=colour, ms=8, mew=2 if marker == "|" else 0, zorder=3,
+                  label=part.replace("_", " "))
+    axes.axvline(100 * chance, ls=":", color=COLOURS["chance"], label="chance")
+    axes.set(yticks=range(len(records)), yticklabels=records, xlim=(-2, 102), xlabel="accuracy, %",
+             title="What each judgement says of each contender")
+    axes.invert_yaxis()
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
+    return figure
+
+
+def accuracy_against_cost(records: dict[str, dict]) -> Figure:
+    """Clean accuracy (hollow) over worst case (full, with its interval) at the cost of training.
+
+    records: as kitlib.comparison.judged gives them. Contenders at nearly the same place share a label.
+    """
+    figure, axes = plt.subplots(figsize=(7.5, 4.6))
+    places: dict[tuple, list[str]] = {}
+    for name, record in records.items():
+        cost, worst = record["training"]["times_plain"], 100 * record["worst_case"]["accuracy"]
+        low, high = (100 * end for end in record["worst_case"]["interval"])
+        axes.plot([cost, cost], [worst, 100 * record["clean"]["accuracy"]], color="0.85", zorder=1)
+        axes.errorbar(cost, worst, yerr=[[max(worst - low, 0)], [max(high - worst, 0)]], fmt="o", capsize=3, color="C3")
+        axes.plot(cost, 100 * record["clean"]["accuracy"], "o", mfc="none", color="C0")
+        places.setdefault((round(4 * np.log2(cost)), round(worst / 5)), []).append(name)
+    for names in places.values():
+        first = records[names[0]]
+        at = (first["training"]["times_plain"], 100 * first["worst_case"]["accuracy"])
+        axes.annotate("\n".join(names), at, (6, 4), textcoords="offset points", fontsize=8)
+    axes.set(xscale="log", xlabel="training time, times the plain one", ylabel="accuracy, %", ylim=(-3, 102),
+             title="Clean accuracy (hollow) and worst case (full)")
+    axes.margins(x=0.25)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
+    return figure
+
+
+def transfer_heatmap(matrix: dict[str, dict[str, object]]) -> Figure:
+    """Accuracy in per cent: rows are what the images were made on, columns who judges them.
+
+    matrix: {made on: {judged by: anything with `value`}}, as kitlib.comparison.transfer_matrix gives it.
+    """
+    names = list(next(iter(matrix.values())))
+    values = 100 * np.array([[row[name].value for name in names] for row in matrix.values()])
+    figure, axes = plt.subplots(figsize=(2.4 + 0.75 * len(names), 1.8 + 0.45 * len(matrix)))
+    sns.heatmap(values, annot=True, fmt=".0f", vmin=0, vmax=100, cmap="cividis", xticklabels=names,
+                yticklabels=list(matrix), ax=axes, cbar_kws={"label": "accuracy, %"})
+    axes.set(xlabel="judged by", ylabel="images made on", title="Adversarial images carried from model to model")
+    axes.set_xticklabels(axes.get_xticklabels(), rotation=35, ha="right")
+    return figure
+
+
 def over_seeds(groups: dict[str, dict[str, dict]]) -> Figure:
     """A sweep's accuracies: a pale dot each seed, a mark and a bar for the mean and its interval.
 

@@ -27,6 +27,12 @@ def figures(dataset):
     yield plots.epsilon_curve({"FGSM": accuracies}, [0, 8 / 255], 0.1)
     yield plots.confusion_matrices({"clean": np.eye(3, dtype=int), "PGD": np.zeros((3, 3), int)}, ["a", "b", "c"])
     yield plots.accuracy_bars({"baseline": {"clean": measured}, "defended": {"clean": measured}}, 0.1)
+    judged = {name: {"accuracy": share, "interval": (share - 0.1, share + 0.1)} for name, share in
+              {"clean": 0.9, "carried_over": 0.8, "naive": 0.7, "worst_case": 0.2}.items()}
+    records = {"plain": judged | {"training": {"times_plain": 1.0}}, "pgd": judged | {"training": {"times_plain": 4.9}}}
+    yield plots.naive_against_adaptive(records, 0.1)
+    yield plots.accuracy_against_cost(records)
+    yield plots.transfer_heatmap({name: {"a": accuracies[0], "b": accuracies[1]} for name in ("clean", "a", "b")})
 
 
 def test_every_picture_is_drawn_saved_and_closed(dataset, tmp_path):

@@ -1,0 +1,240 @@
+"""Contenders: resolved, trained once, judged once, by attacks that know them."""
+import dataclasses
+
+from kitlib import attacks, comparison, data, experiment, models, runs, training
+from kitlib.settings import KitError
+
+import numpy as np
+import pytest
+
+# Few and small: a baseline, one that is trained on it, two defences in front of it.
+OVERRIDES = {
+    "model": {"options": {"widths": [4, 8], "dense": [], "dropout": 0.0}},
+    "data": {"size": 16, "limits": {"train": 600, "validation": 50, "test": 60}},
+    "baseline": {"epochs": 6, "learning_rate": 0.01, "robust_check": None, "augmentation": {"rotation": 0}},
+    "comparison": {"images": 40, "samples": 3, "attacks": {
+        "PGD 32/255": {"steps": 4, "restarts": 1}, "APGD margin 32/255": None, "Square 32/255": {"steps": 5},
+        "C&W": {"name": "cw_l2", "steps": 10, "search_steps": 2, "constant": 1.0, "learning_rate": 0.05},
+    }},
+    "contenders": {
+        "fgsm_paper": None, "pgd": None, "teacher": {"training": {"temperature": 20}, "why": "a test"},
+        "distilled": {"training": {"method": "distilled", "temperature": 20}, "of": "teacher", "why": "a test"},
+        "random_resize": {"preprocessing": {"draws": 3}},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run with its data and its baseline, as notebooks 01 and 02 leave it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KITLIB_RUNS", str(tmp_path_factory.mktemp("runs")))
+        run = runs.open_run("digits_fgsm", "smoke", 0, OVERRIDES)
+        dataset = data.load(run.experiment.data, seed=0)
+        dataset.save(run.path("prepared.npz"))
+        run.write_record("data", {"report": {}})
+        settings = run.experiment
+        model = models.build(settings.model, dataset.images.shape[1:], len(dataset.class_names), seed=0)
+        history = training.train(model, dataset, settings.baseline, run.checkpoints("baseline"), progress=False)
+        run.save_model("baseline", model)
+        run.write_record("baseline", {"seconds": sum(history["seconds"])})
+        yield run
+
+
+@pytest.fixture(scope="module")
+def dataset(run):
+    return run.dataset()
+
+
+@pytest.fixture(scope="module")
+def trial(run, dataset):
+    return comparison.trial(run, dataset)
+
+
+@pytest.fixture(scope="module")
+def records(run, dataset, trial):
+    return {name: comparison.judged(run, dataset, name, trial, progress=False) for name in run.experiment.contenders}
+
+
+def digits(contenders=None, profile="demo", **overrides):
+    return experiment.load("digits_fgsm", profile, {"contenders": contenders or {}, **overrides})
+
+
+def test_a_contender_is_the_experiment_s_own_but_for_what_it_says():
+    loaded = digits({"mine": {"model": {"options": {"dropout": 0.1}}, "training": {"epochs": 3}, "why": "a test"}})
+    mine = loaded.contenders["mine"]
+    assert mine.training == loaded.baseline.model_copy(update={"epochs": 3})
+    assert mine.model.options == loaded.model.options | {"dropout": 0.1}
+    assert mine.model.normalisation == loaded.model.normalisation
+
+
+def test_another_model_of_a_contender_brings_its_own_options():
+    loaded = digits({"mine": {"model": {"name": "small_resnet"}, "why": "a test"}})
+    assert loaded.contenders["mine"].model.options == {} and loaded.contenders["mine"].training == loaded.baseline
+
+
+def test_null_leaves_a_contender_or_an_attack_out():
+    loaded = digits({"pgd": None}, comparison={"attacks": {"FGSM 32/255": None}})
+    assert "pgd" not in loaded.contenders and "FGSM 32/255" not in loaded.comparison.attacks
+    assert "plain" in loaded.contenders
+
+
+WHY = {"why": "a test"}
+
+
+@pytest.mark.parametrize("contenders, message", [
+    ({"mine": {}}, "'contenders.mine.why' is missing"),
+    ({"mine": WHY}, "say what it is"),
+    ({"mine": {"of": "nobody", **WHY}}, "contender 'mine' is of 'nobody', which is no trained model named before it"),
+    ({"mine": {"of": "plain", **WHY}}, "contender 'mine' is of 'plain'"),
+    ({"my model": {"of": "baseline", **WHY}}, "contender 'my model': a name is of a-z, 0-9 and _"),
+    ({"baseline": {"of": "baseline", **WHY}}, "contender 'baseline'"),
+    ({"mine": {"training": {"epochs": 0}, **WHY}}, "'contenders.mine.training.epochs'"),
+    ({"mine": {"training": {"epochz": 1}, **WHY}}, "epochz"),
+    ({"mine": {"preprocessing": "jpgg", "of": "baseline", **WHY}}, "there is no defence 'jpgg'; did you mean 'jpeg'"),
+    ({"mine": {"preprocessing": "jpeg", "training": {"epochs": 1}, "of": "baseline", **WHY}}, "train one contender"),
+    ({"mine": {"training": {"method": "distilled"}, **WHY}}, "`of` where its method is distilled or static"),
+    ({"mine": {"training": {"epochs": 2}, "of": "baseline", **WHY}}, "`of` where its method is distilled or static"),
+])
+def test_impossible_contenders_are_refused(contenders, message):
+    with pytest.raises(KitError, match=message):
+        digits(contenders)
+
+
+def test_the_comparison_fits_together():
+    with pytest.raises(KitError, match="the headline must be an attack with an eps, not 'PGD 9'; did you mean"):
+        digits(comparison={"headline": "PGD 9"})
+    with pytest.raises(KitError, match="must have the same norm and eps"):
+        digits(comparison={"attacks": {"FGSM 32/255": {"eps": "16/255"}}})
+    with pytest.raises(KitError, match="contenders need a `comparison`"):
+        digits(comparison=None)
+
+
+def test_a_mistake_in_the_baseline_is_told_once():
+    with pytest.raises(KitError) as caught:
+        digits(baseline={"epochs": 0})
+    assert "'baseline.epochs'" in str(caught.value) and "contenders" not in str(caught.value)
+
+
+def test_checkpoints_are_named_after_what_decides_the_training():
+    def folder(name, seed=0, **overrides):
+        return runs.open_run("digits_fgsm", "demo", seed, overrides).checkpoints(name)
+
+    names = ("baseline", "defended", "pgd", "teacher", "distilled", "small_resnet")
+    assert len({folder(name) for name in names}) == len(names)
+    assert folder("pgd", seed=1) != folder("pgd")
+    other_teacher = {"teacher": {"training": {"epochs": 3}}}
+    assert folder("distilled", contenders=other_teacher) != folder("distilled")
+    assert folder("pgd", contenders=other_teacher) == folder("pgd")
+    twin = {"twin": {"training": {"method": "plain"}, **WHY}}
+    assert folder("twin", contenders=twin) == folder("baseline")
+    for name in ("plain", "bit_depth", "pgdd"):
+        with pytest.raises(KitError, match=f"there is no trained contender '{name}'"):
+            folder(name)
+
+
+def test_contenders_do_not_touch_the_records_of_the_pipeline():
+    def fingerprint(**overrides):
+        return runs.open_run("digits_fgsm", "demo", 0, overrides).fingerprint
+
+    assert fingerprint(contenders={"pgd": None}, comparison={"images": 7}) == fingerprint()
+
+
+def test_judgements_count_the_same_images_and_the_worst_case_is_the_worst(records, run):
+    bounded = run.experiment.comparison.bounded()
+    for record in records.values():
+        parts = [record["naive"], *(record["attacks"][name] for name in bounded)]
+        assert {part["count"] for part in [record["clean"], record["carried_over"], *parts]} == {40}
+        assert record["worst_case"]["correct"] <= min(part["correct"] for part in parts)
+        assert record["worst_case"]["interval"][0] <= record["worst_case"]["accuracy"]
+        assert record["inference"]["seconds"] > 0
+
+
+def test_the_baseline_as_a_contender_is_the_baseline(records, run, trial):
+    plain, headline = records["plain"], run.experiment.comparison.headline
+    assert plain["naive"]["correct"] == plain["attacks"][headline]["correct"]
+    assert plain["clean"]["accuracy"] == np.mean(
+        models.predict_logits(trial.baseline, trial.images).argmax(1) == trial.labels)
+    assert plain["training"]["times_plain"] == 1 and plain["clean"]["accuracy"] > 0.5
+
+
+def test_knowing_the_defence_helps(records, run):
+    headline = run.experiment.comparison.headline
+    grey_levels = records["bit_depth"]
+    assert grey_levels["attacks"][headline]["correct"] < grey_levels["naive"]["correct"]
+    assert records["random_resize"]["attacks"][headline]["correct"] <= records["random_resize"]["naive"]["correct"]
+
+
+def test_what_training_cost_includes_what_it_builds_on(records, run, dataset):
+    seconds = {name: comparison.trained(run, dataset, name, progress=False)[1] for name in ("teacher", "distilled")}
+    assert records["distilled"]["training"]["seconds"] == seconds["distilled"] > seconds["teacher"] > 0
+    assert records["bit_depth"]["training"]["times_plain"] == 1
+    assert run.path("models/contenders/distilled.keras").exists()
+    assert runs.read_json(run.path("records/contenders/distilled.json"))["seconds"] == seconds["distilled"]
+
+
+def test_a_stopped_comparison_goes_on_where_it_was(records, run, dataset, trial, monkeypatch):
+    asked = []
+    monkeypatch.setattr(comparison, "entrant", lambda run, dataset, name, progress: asked.append(name))
+    assert comparison.judged(run, dataset, "plain", trial, progress=False) == records["plain"]
+    assert asked == []
+    run.path("records/judged/bit_depth.json").rename(run.path("records/judged/aside.json"))
+    with pytest.raises(AttributeError):      # what the stand-in returns cannot be judged
+        comparison.judged(run, dataset, "bit_depth", trial, progress=False)
+    assert asked == ["bit_depth"] and not run.path("records/judged/bit_depth.json").exists()
+    run.path("records/judged/aside.json").rename(run.path("records/judged/bit_depth.json"))
+
+
+@pytest.mark.parametrize("change", [{"images": 39}, {"samples": 4}])
+def test_another_comparison_is_judged_anew(records, run, dataset, trial, monkeypatch, change):
+    class JudgedAnew(Exception):
+        pass
+
+    def entrant(*_):
+        raise JudgedAnew
+
+    changed = run.experiment.comparison.model_copy(update=change)
+    other = dataclasses.replace(run, experiment=run.experiment.model_copy(update={"comparison": changed}))
+    monkeypatch.setattr(comparison, "entrant", entrant)
+    with pytest.raises(JudgedAnew):
+        comparison.judged(other, dataset, "plain", trial, progress=False)
+
+
+def test_a_randomised_defence_is_judged_by_its_own_answer(run, dataset, trial):
+    found = comparison.entrant(run, dataset, "random_resize", progress=False)
+    suite = {"PGD": attacks.read({"name": "pgd", "eps": "32/255", "steps": 3, "stop_early": True})}
+    evaluation = comparison.judge(found, trial.images, trial.labels, suite)
+    answers = models.predict_logits(found.judged, evaluation.attacked["PGD"].images).argmax(1)
+    assert found.randomised and not evaluation.attacks["PGD"].stop_early
+    np.testing.assert_array_equal(evaluation.attacked["PGD"].predictions, answers)
+    clean = models.predict_logits(found.judged, trial.images).argmax(1)
+    np.testing.assert_array_equal(evaluation.clean_predictions, clean)
+
+
+def test_the_transfer_matrix(run, dataset, trial):
+    names = ("plain", "teacher", "bit_depth")
+    entrants = {name: comparison.entrant(run, dataset, name, progress=False) for name in names}
+    attack = run.experiment.comparison.attacks[run.experiment.comparison.headline]
+    matrix = comparison.transfer_matrix(entrants, attack, trial.images, trial.labels, seed=run.seed)
+    assert list(matrix) == ["clean", *names] and all(list(row) == list(names) for row in matrix.values())
+    whole = attack.model_copy(update={"stop_early": False})
+    made = attacks.run(whole, entrants["plain"].attacked, trial.images, trial.labels, seed=run.seed)
+    right = models.predict_logits(entrants["teacher"].judged, made.images).argmax(1) == trial.labels
+    assert matrix["plain"]["teacher"].correct == right.sum() and matrix["plain"]["teacher"].count == 40
+    assert matrix["plain"]["plain"].correct == (~made.fooled).sum() < matrix["clean"]["plain"].correct
+
+
+def test_the_table_shows_every_contender(records, run):
+    table = comparison.table(records, run.experiment.comparison)
+    assert list(table["contender"]) == list(records) and not table.isna().any().any()
+    plain = table.set_index("contender").loc["plain"]
+    assert plain["clean"].startswith(f"{100 * records['plain']['clean']['accuracy']:.1f} [")
+    assert plain["training"] == "1.0 x" and "C&W: distance (success)" in table.columns
+
+
+def test_an_experiment_without_contenders_says_so(run, dataset):
+    settings = run.experiment.model_copy(update={"comparison": None, "contenders": {}})
+    with pytest.raises(KitError, match="has no `comparison`"):
+        comparison.trial(dataclasses.replace(run, experiment=settings), dataset)
+    with pytest.raises(KitError, match="there is no contender 'nobody'"):
+        comparison.trained(run, dataset, "nobody", progress=False)
