@@ -1,0 +1,51 @@
+"""The worked examples of CONTRIBUTING.md, run as they stand there."""
+import re
+
+from kitlib import attacks, data, experiment, models, training
+from kitlib.attacks import CATALOGUE
+from kitlib.data import settings, sources
+from kitlib.experiment import REPOSITORY
+from kitlib.models import BUILDERS
+
+import numpy as np
+import pytest
+
+TEXT = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", TEXT, flags=re.DOTALL)
+
+
+REGISTRIES = (CATALOGUE, settings.DEFAULTS, settings.KINDS, sources.READERS, BUILDERS)
+
+
+@pytest.fixture
+def registered():
+    """Everything that the Python blocks register, for one test."""
+    before = [dict(registry) for registry in REGISTRIES]
+    for block in blocks("python"):
+        exec(compile(block, "CONTRIBUTING.md", "exec"), {"__name__": "contributed"})
+    yield
+    for registry, content in zip(REGISTRIES, before, strict=True):
+        registry.clear()
+        registry.update(content)
+
+
+def test_each_example_is_under_thirty_lines():
+    assert len(blocks("python")) == 3 and len(blocks("yaml")) == 1
+    assert all(len(block.splitlines()) < 30 for block in blocks("python") + blocks("yaml"))
+
+
+def test_the_examples_work_together(registered, tmp_path):
+    path = tmp_path / "stripes_fgsm.yaml"
+    path.write_text(blocks("yaml")[0])
+    given = experiment.load(str(path), "smoke")
+    dataset = data.load(given.data, seed=0)
+    model = models.build(given.model, dataset.images.shape[1:], len(dataset.class_names), seed=0)
+    history = training.train(model, dataset, given.defended, tmp_path / "checkpoints", progress=False)
+    assert len(history["loss"]) == 1
+    images, labels = dataset.part("test")
+    result = attacks.run(given.attacks.as_defined["brightness 8/255"], model, images, labels)
+    change = result.images - images
+    assert np.allclose(np.abs(change).max(), 8 / 255, atol=1e-6) and np.ptp(change[0]) < 1e-6
