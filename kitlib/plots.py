@@ -321,3 +321,136 @@ def along_axis(key: str, labels: list[str], models: dict[str, dict[str, list]]) 
     grid[0, 0].set_ylabel("accuracy")
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
+
+
+def predictions(situations: dict[str, tuple], labels, class_names) -> Figure:
+    """Each image beside the probabilities that a model gives it; one row an image, two columns a situation.
+
+    situations: {title: (images, probabilities)}, n x H x W x C pixels and n x classes. The bar of the true class is
+    filled, the others are pale; the answer stands above the picture, in red where it is wrong.
+    """
+    rows, columns = len(labels), len(situations)
+    height = max(2.0, 0.2 * len(class_names) + 0.8)
+    figure, grid = plt.subplots(rows, 2 * columns, squeeze=False, figsize=(3.3 * columns, height * rows),
+                                width_ratios=[1.25, 1] * columns)
+    for column, (title, (images, probabilities)) in enumerate(situations.items()):
+        for row, label in enumerate(labels):
+            left, right = grid[row][2 * column:2 * column + 2]
+            said = int(probabilities[row].argmax())
+            answer = f"{class_names[said]} {100 * probabilities[row, said]:.0f} %"
+            picture(left, images[row], f"{title}\n{answer}" if row == 0 else answer, _colour(said == label))
+            _probability_bars(right, probabilities[row], label, class_names)
+    return figure
+
+
+def _probability_bars(axes, probabilities, label: int, class_names) -> None:
+    places = np.arange(len(class_names))
+    colours = [_PALETTE[0] if place == label else _PALETTE[7] for place in places]
+    axes.barh(places, 100 * probabilities, color=colours)
+    axes.set(xlim=(0, 100), xticks=(0, 50, 100), yticks=places)
+    axes.set_yticklabels(class_names)
+    axes.get_yticklabels()[label].set_fontweight("bold")
+    axes.invert_yaxis()
+    axes.tick_params(labelsize=7)
+    axes.grid(axis="y", visible=False)
+
+
+def explanations(images: dict[str, np.ndarray], heat: dict[str, np.ndarray], values: dict[str, np.ndarray],
+                 titles: dict[str, list[str]]) -> Figure:
+    """Each image with its Grad-CAM and its integrated gradients; one row an image, three columns a situation.
+
+    images, titles: {situation: n x H x W x C pixels, or n texts}. heat: n x H x W, zero or more, each image scaled to
+    its largest. values: n x H x W x C, summed over channels, each image scaled to the 99th percentile of its
+    magnitude: red speaks for the class, blue against it.
+    """
+    rows = len(next(iter(images.values())))
+    figure, grid = plt.subplots(rows, 3 * len(images), squeeze=False, figsize=(1.75 * 3 * len(images), 2.0 * rows))
+    for number, (situation, pictures) in enumerate(images.items()):
+        for row in range(rows):
+            first, second, third = grid[row][3 * number:3 * number + 3]
+            picture(first, pictures[row], f"{situation}\n{titles[situation][row]}")
+            picture(second, pictures[row], "Grad-CAM")
+            hot = heat[situation][row]
+            second.imshow(hot, cmap="inferno", alpha=0.6, vmin=0, vmax=max(hot.max(), 1e-12))
+            total = values[situation][row].sum(-1)
+            largest = max(np.percentile(np.abs(total), 99), 1e-12)
+            third.imshow(total, cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="nearest")
+            third.set_title("integrated gradients", fontsize=9)
+            third.set_axis_off()
+    return figure
+
+
+def roc_curves(curves: dict[str, tuple], marked: float) -> Figure:
+    """curves: {label: (false-positive rates, true-positive rates)}. marked: the false-positive rate aimed at."""
+    figure, axes = plt.subplots(figsize=(5.6, 4.6))
+    for label, (false_alarms, found) in curves.items():
+        axes.plot(false_alarms, found, label=label, drawstyle="steps-post")
+    axes.plot([0, 1], [0, 1], ls=":", color=COLOURS["chance"], label="chance")
+    axes.axvline(marked, ls="--", lw=1, color="black", label="false alarms aimed at")
+    axes.set(xlabel="clean images that raise an alarm (share)", ylabel="attacked images that raise an alarm (share)",
+             title="What the detector finds, at any threshold", xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
+    axes.legend(fontsize=8, loc="lower right")
+    return figure
+
+
+def recalls(records: dict[str, dict[str, dict]], classes) -> Figure:
+    """Recall with 95 % intervals: one panel a class, one line a situation, one colour a model.
+
+    records: {model: {situation: {class: record with accuracy, count and interval}}}, as in results.json.
+    """
+    situations = list(next(iter(records.values())))
+    figure, grid = plt.subplots(1, len(classes), squeeze=False, sharey=True,
+                                figsize=(2.0 + 2.4 * len(classes), 0.9 + 0.34 * len(situations)))
+    for axes, name in zip(grid[0], classes, strict=True):
+        for number, (model, of_model) in enumerate(records.items()):
+            found = [of_model[situation][name] for situation in situations]
+            value = 100 * np.array([each["accuracy"] for each in found])
+            ends = 100 * np.array([each["interval"] for each in found]).T
+            places = np.arange(len(situations)) + 0.3 * (number - (len(records) - 1) / 2)
+            axes.errorbar(value, places, xerr=np.maximum(np.abs(ends - value), 0), fmt="o", ms=4, capsize=2,
+                          label=model, color=COLOURS.get(model))
+        axes.set(xlim=(-3, 103), xlabel="recall, %", title=f"{name}, {found[0]['count']} images")
+    grid[0][0].set(yticks=np.arange(len(situations)), yticklabels=situations)
+    grid[0][0].invert_yaxis()
+    grid[0][0].legend(fontsize=8)
+    return figure
+
+
+def image_pairs(left, right, titles) -> Figure:
+    """Pairs of images, one above the other, each pair with its title."""
+    figure, grid = plt.subplots(2, len(left), figsize=(1.8 * len(left), 3.9), squeeze=False)
+    for column, title in enumerate(titles):
+        picture(grid[0][column], left[column], title)
+        picture(grid[1][column], right[column])
+    return figure
+
+
+def neighbour_curves(found: dict[int, dict], class_names) -> Figure:
+    """Mean correlation against the distance in file number, and what random pairs of the class have (dotted).
+
+    found: what `similarity.neighbour_similarity` returns.
+    """
+    figure, axes = plt.subplots(figsize=(6.5, 3.6))
+    for label, entry in found.items():
+        lags = list(entry["by_lag"])
+        axes.plot(lags, list(entry["by_lag"].values()), marker="o", ms=4, color=f"C{label}", label=class_names[label])
+        axes.axhline(entry["random"], ls=":", color=f"C{label}")
+    axes.set_xscale("log")
+    axes.set(xticks=lags, xlabel="distance in file number", ylabel="mean correlation", ylim=(0, 1.02),
+             title="How alike are neighbours? (dotted: random pairs of the class)")
+    axes.set_xticklabels(lags)
+    axes.minorticks_off()
+    axes.legend(fontsize=8)
+    return figure
+
+
+def similarity_maps(maps: dict[str, np.ndarray]) -> Figure:
+    """Correlation of every image with every other, in the order of file numbers; one panel a title."""
+    figure, grid = plt.subplots(1, len(maps), figsize=(3.9 * len(maps), 4.2), squeeze=False)
+    for axes, (title, values) in zip(grid[0], maps.items(), strict=True):
+        shown = axes.imshow(values, cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
+        axes.set(title=title, xlabel="file number")
+        axes.grid(False)
+    grid[0][0].set_ylabel("file number")
+    figure.colorbar(shown, ax=list(grid[0]), shrink=0.75, label="correlation")
+    return figure
