@@ -174,6 +174,7 @@ class ComparisonSettings(Settings):
 class Experiment(Settings):
     """One experiment in one profile, everything resolved.
 
+    claimed_images: how many images others say the data set has: {who: count}.
     notebooks: those from 06 on that a batch runs after notebook 05, by their names without .ipynb.
     contenders: the models that notebooks 08 and 10 compare, judged as `comparison` says.
     """
@@ -190,6 +191,7 @@ class Experiment(Settings):
     attacks: AttackSuite
     evaluation: EvaluationSettings
     paper_figures: tuple[PaperFigure, ...] = ()
+    claimed_images: dict[str, int] = {}
     notebooks: tuple[str, ...] = ()
     choices: dict[str, str] = {}
     comparison: ComparisonSettings | None = None
@@ -256,10 +258,11 @@ def load(name: str, profile: str = "demo", overrides: dict | str | None = None) 
     """Read experiment `name` (or the YAML file of that path), merge `profile` and `overrides` into it.
 
     `overrides`: a nested mapping, or its YAML text such as "{baseline: {epochs: 3}}".
+    A file with `based_on: <experiment>` says only what differs from that one, profiles included (one level deep).
     Raises KitError for an unknown experiment or profile, unknown keys, and impossible values.
     """
     path = _path_of(name)
-    content = _read_yaml(path)
+    content = _with_base(_read_yaml(path))
     profiles = content.pop("profiles", {})
     if profile not in profiles:
         raise KitError(f"experiment '{name}' has no profile '{profile}'{suggestion(str(profile), profiles)}")
@@ -286,6 +289,12 @@ def _laid_over(whole: dict, contender: Any) -> Any:
     if not isinstance(contender, dict) or not any(contender.get(part) is not None for part in whole):
         return contender
     return contender | {part: _merge(whole[part], contender.get(part) or {}) for part in whole}
+
+
+def _with_base(content: dict) -> dict:
+    """`content` laid over that of the experiment that it is based on."""
+    base = content.pop("based_on", None)
+    return content if base is None else _merge(_read_yaml(_path_of(base)), content)
 
 
 def _path_of(name: str) -> Path:

@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,7 +77,7 @@ class Run:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Changes with everything in the experiment that changes numbers (not its prose)."""
-        prose = {"title", "summary", "choices", "paper_figures", "notebooks"}
+        prose = {"title", "summary", "choices", "paper_figures", "claimed_images", "notebooks"}
         judged_on_their_own = {"contenders", "comparison"}  # their records have keys of their own
         content = self.experiment.model_dump(mode="json", exclude=prose | judged_on_their_own)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
@@ -151,6 +152,9 @@ def open_run(experiment: str = "digits_fgsm", profile: str = "demo", seed: int =
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
         raise KitError(f"seed must be a whole number from 0 to 2147483647, not {seed!r}")
     resolved = experiments.load(experiment, profile, overrides)
+    for what, name in (("experiment", resolved.name), ("profile", profile)):
+        if not re.fullmatch(r"\w([\w. -]*\w)?", name):
+            raise KitError(f"{what} {name!r} names a folder, so it must be of letters, digits, '_', '-', '.' and spaces")
     changes = experiments.read_overrides(overrides)
     suffix = "+" + hashlib.sha256(json.dumps(changes, sort_keys=True).encode()).hexdigest()[:8] if changes else ""
     folder = runs_folder() / resolved.name / f"{profile}{suffix}" / f"seed{seed}"

@@ -1,4 +1,5 @@
 from kitlib import experiment
+from kitlib.defences import CATALOGUE
 from kitlib.settings import KitError
 
 import pytest
@@ -30,6 +31,26 @@ def test_figures_of_paper_a(name):
 @pytest.mark.parametrize("name", ["lung_ct", "phantom_ct"])
 def test_figures_of_paper_b(name):
     assert [figure.paper for figure in experiment.load(name).paper_figures] == PAPER_B
+
+
+def test_paper_a_s_other_defences_are_compared_at_8_255():
+    loaded = experiment.load("cifar10_defences", "full")
+    trainings = [loaded.trained(name).training for name in ("defended", *loaded.contenders)
+                 if name == "defended" or loaded.contenders[name].training]
+    methods = {"fgsm", "fgsm_rs", "free", "pgd", "trades", "distilled", "plain"}
+    assert {training.method for training in trainings} == methods
+    labels = {training.attacks[0].labels for training in trainings if training.method == "fgsm"}
+    assert labels == {"true", "predicted"}
+    assert {each.preprocessing.name for each in loaded.contenders.values() if each.preprocessing} == set(CATALOGUE)
+    assert {loaded.comparison.attacks[name].eps for name in loaded.comparison.bounded()} == {8 / 255}
+    trained_on = {attack.eps for training in trainings for attack in training.training_attacks()}
+    assert trained_on == {training.eps for training in trainings} == {8 / 255}
+
+
+def test_paper_b_s_architectures_are_compared():
+    loaded = experiment.load("lung_architectures", "full")
+    compared = {loaded.model.name, *(each.model.name for each in loaded.contenders.values() if each.model)}
+    assert compared == {"resnet50", "vgg16", "mobilenet_v2", "densenet121", "even_deeper_cnn"}
 
 
 def test_overrides_go_over_the_profile():
@@ -149,3 +170,23 @@ def test_further_notebooks_are_those_from_06_on_and_must_exist(tmp_path, monkeyp
         file.write_text(yaml.safe_dump(content | {"notebooks": [name]}))
         with pytest.raises(KitError, match=f"there is no notebook '{name}' from 06 on"):
             experiment.load(str(file), "demo")
+
+
+def test_an_experiment_may_say_only_what_differs_from_another(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("{based_on: digits_fgsm, title: mine, baseline: {epochs: 3}, "
+                    "profiles: {demo: {baseline: {batch_size: 7}}}}")
+    loaded, base = experiment.load(str(file), "demo"), experiment.load("digits_fgsm", "demo")
+    assert (loaded.name, loaded.title, loaded.baseline.epochs, loaded.baseline.batch_size) == ("mine", "mine", 3, 7)
+    assert loaded.defended == base.defended and loaded.attacks == base.attacks
+    assert experiment.load(str(file), "smoke").data == experiment.load("digits_fgsm", "smoke").data
+
+
+@pytest.mark.parametrize("base, message", [
+    ("digits", "there is no experiment 'digits'"), ("lung_ct_grouped", "unknown key 'based_on'"),
+])
+def test_an_impossible_base_is_refused(tmp_path, base, message):
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"{{based_on: {base}}}")
+    with pytest.raises(KitError, match=message):
+        experiment.load(str(file), "demo")
