@@ -12,7 +12,7 @@ from kitlib.data import Dataset
 from kitlib.evaluation import Accuracy, Evaluation, evaluate
 from kitlib.experiment import ComparisonSettings
 from kitlib.files import read_json, write_json
-from kitlib.runs import Run, code_digest, environment
+from kitlib.runs import Run, code_digest
 from kitlib.settings import KitError, choose
 
 import keras
@@ -150,7 +150,7 @@ def judged(run: Run, dataset: Dataset, name: str, on: Trial, progress: bool = Tr
     found = entrant(run, dataset, name, progress)
     record = {"key": key, **_measured(run, found, on), "training": _times(found.seconds, _baseline_seconds(run)),
               "inference": _times(*_inference_seconds(found.judged, on)),
-              "environment": environment(), "seconds": round(time.perf_counter() - started, 3)}
+              "seconds": round(time.perf_counter() - started, 3)}
     write_json(path, record)
     if progress:
         print(f"judged {name}: clean {record['clean']['accuracy']:.1%}, worst case "

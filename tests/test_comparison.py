@@ -13,7 +13,7 @@ OVERRIDES = {
     "data": {"size": 16, "limits": {"train": 600, "validation": 50, "test": 60}},
     "baseline": {"epochs": 6, "learning_rate": 0.01, "robust_check": None, "augmentation": {"rotation": 0}},
     "comparison": {"images": 40, "samples": 3, "attacks": {
-        "PGD 32/255": {"steps": 4, "restarts": 1}, "APGD margin 32/255": None, "Square 32/255": {"steps": 5},
+        "FGSM 32/255": None, "PGD 32/255": {"steps": 4, "restarts": 1}, "APGD margin 32/255": None, "Square 32/255": {"steps": 5},
         "C&W": {"name": "cw_l2", "steps": 10, "search_steps": 2, "constant": 1.0, "learning_rate": 0.05},
     }},
     "contenders": {
@@ -102,7 +102,7 @@ def test_impossible_contenders_are_refused(contenders, message):
 
 
 def test_the_comparison_fits_together():
-    with pytest.raises(KitError, match="the headline must be an attack with an eps, not 'PGD 9'; did you mean"):
+    with pytest.raises(KitError, match="the headline must be an attack with an eps, not 'PGD 9'; known: APGD margin 32/255, FGSM"):
         digits(comparison={"headline": "PGD 9"})
     with pytest.raises(KitError, match="must have the same norm and eps"):
         digits(comparison={"attacks": {"FGSM 32/255": {"eps": "16/255"}}})

@@ -220,9 +220,9 @@ def test_distillation_s_loss_is_the_cross_entropy_of_softened_answers():
 
 def test_a_student_learns_from_its_teacher_and_the_teacher_stays(tmp_path):
     data, teacher, student = toys.toy_data(), toys.network(seed=1), toys.network(seed=2)
-    training.train(teacher, data, toys.settings(epochs=4), tmp_path / "teacher", progress=False)
+    training.train(teacher, data, toys.settings(epochs=6, learning_rate=0.03), tmp_path / "teacher", progress=False)
     before = teacher.get_weights()
-    distilled = toys.settings(method="distilled", temperature=2, epochs=6)
+    distilled = toys.settings(method="distilled", temperature=2, epochs=10, learning_rate=0.03)
     training.train(student, data, distilled, tmp_path / "student", baseline=teacher, progress=False)
     pixels = data.pixels("validation")
     answers = [models.predict_logits(model, pixels).argmax(1) for model in (teacher, student)]
