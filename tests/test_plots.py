@@ -27,6 +27,15 @@ def figures(dataset):
     yield plots.epsilon_curve({"FGSM": accuracies}, [0, 8 / 255], 0.1)
     yield plots.confusion_matrices({"clean": np.eye(3, dtype=int), "PGD": np.zeros((3, 3), int)}, ["a", "b", "c"])
     yield plots.accuracy_bars({"baseline": {"clean": measured}, "defended": {"clean": measured}}, 0.1)
+    yield plots.predictions({"clean": (images, np.full((2, 10), 0.1))}, [3, 4], dataset.class_names)
+    yield plots.explanations({"clean": images}, {"clean": images[..., 0]}, {"clean": images - 0.5},
+                             {"clean": ["3", "4"]})
+    yield plots.roc_curves({"PGD": ([0, 0.1, 1], [0, 0.8, 1])}, 0.05)
+    of_class = {name: {"a": accuracy.record()} for name, accuracy in zip(("clean", "PGD"), accuracies, strict=True)}
+    yield plots.recalls({"baseline": of_class}, ["a"])
+    yield plots.image_pairs(images, images, ["0.97", "0.96"])
+    yield plots.neighbour_curves({0: {"by_lag": {1: 0.8, 2: 0.6, 5: 0.3}, "random": 0.2}}, ["a"])
+    yield plots.similarity_maps({"a": np.eye(20)})
     judged = {name: {"accuracy": share, "interval": (share - 0.1, share + 0.1)} for name, share in
               {"clean": 0.9, "carried_over": 0.8, "naive": 0.7, "worst_case": 0.2}.items()}
     records = {"plain": judged | {"training": {"times_plain": 1.0}}, "pgd": judged | {"training": {"times_plain": 4.9}}}
