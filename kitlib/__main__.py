@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from kitlib.commands import add_audit, add_report
 from kitlib.settings import KitError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -120,6 +121,8 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(function=function)
     for name in ("reproduce", "sweep"):
         _add_batch_options(commands.choices[name])
+    add_audit(commands.add_parser("audit", help="is the robustness of a model real? nineteen checks"))
+    add_report(commands.add_parser("report", help="write report.html, one self-contained page about a run"))
     committed = commands.add_parser("refresh", help="regenerate the committed outputs of the notebooks")
     committed.set_defaults(function=refresh)
     return parser

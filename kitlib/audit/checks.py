@@ -42,6 +42,8 @@ ALIKE = 0.98            # correlation from which two images are near-duplicates
 ALIKE_SMALL = 0.995     # the same below 16 pixels a side, where different images are much alike, too
 DUPLICATES = 0.005      # share of judged images with a near-duplicate in the training data
 
+NONE_RIGHT = "the model answers no image rightly, even without attack"
+
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
@@ -281,11 +283,11 @@ def label_leak(m: Measurements) -> Finding:
 @check("No catastrophic overfitting",
        threshold="PGD accuracy fell by at most 20 points in training; at most 10 % of images wrong only between the "
                  "image and FGSM's step",
-       source="Wong et al. 2020, arXiv:2001.03994, section 5; Kim et al. 2020, arXiv:2010.01799",
+       source="Wong et al. 2020, arXiv:2001.03994, section 5; Kim et al. 2020, arXiv:2010.01799, section 3",
        means="The model resists the one step it was trained on, and nothing shorter. Train with PGD, with a random "
              "start and smaller steps, or stop before the fall.")
 def catastrophic_overfitting(m: Measurements) -> Finding:
-    line = m.along_the_line
+    line, losses = m.along_the_step
     dented = int((line[0] & line[-1] & ~line[1:-1].all(0)).sum())
     said = [f"{dented} of {len(m.labels)} images are right at both ends of FGSM's step and wrong within"]
     fall = _fall(m.subject.robust_history, m.subject.kept_epoch)
@@ -293,7 +295,7 @@ def catastrophic_overfitting(m: Measurements) -> Finding:
                 f"PGD accuracy in training fell by {100 * fall:.1f} points from its best epoch to the one kept")
     bad = exceeds(dented, len(m.labels), DENT) or (fall or 0) > FALL
     return Finding(_flag_if(bad), "; ".join(said),
-                   {"dented": dented, "fall": fall, "k": list(LINE), "loss": m.loss_along_the_line})
+                   {"dented": dented, "fall": fall, "k": list(LINE), "loss": np.median(losses, axis=1).tolist()})
 
 
 def _fall(history, kept) -> float | None:
@@ -326,6 +328,8 @@ def breaks_undefended(m: Measurements) -> Finding:
              "that does not help, the gradient is masked.")
 def carlini_wagner(m: Measurements) -> Finding:
     found = m.carlini_wagner
+    if found is None:
+        return Finding("cannot tell", NONE_RIGHT)
     success = Accuracy.of(found.found)
     distance = f"{found.l2[found.found].mean():.3f}" if found.found.any() else "-"
     return Finding(_flag_if(success.interval[1] < SUCCESS),
@@ -360,6 +364,8 @@ def worst_case(m: Measurements) -> Finding:
        means="Something in the model (rounding, randomness) keeps plain gradients from guiding the attack. Attack "
              "through it: BPDA for layers without gradient, EOT for randomness; or attack without gradients.")
 def adaptive(m: Measurements) -> Finding:
+    if not m.clean.any():
+        return Finding("cannot tell", NONE_RIGHT)
     uphill = Accuracy.of(m.climbs)
     said = [f"a step along the gradient beats a random one on {uphill.correct} of {uphill.count} images"]
     bad = uphill.interval[1] < CLIMB
@@ -391,8 +397,8 @@ def identity_control(m: Measurements) -> Finding:
        means="The model is judged on images it has seen, so even its clean accuracy is too high. Take the copies out "
              "of one side, or split by patient, and measure again.")
 def new_images(m: Measurements) -> Finding:
-    low, high = Accuracy.of(m.survivors).interval
-    interval = f"the worst case has a 95 % interval of {points(low)} to {points(high)} ({len(m.labels)} images)"
+    low, high = Accuracy.of(m.clean).interval
+    interval = f"clean accuracy has a 95 % interval of {points(low)} to {points(high)} ({len(m.labels)} images)"
     if m.copies is None:
         return Finding("cannot tell", f"{interval}; no training data were given (--train-data)")
     exact, closest = m.copies

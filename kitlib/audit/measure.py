@@ -81,8 +81,10 @@ class Subject:
         if len(self.class_names) != classes:
             raise KitError(f"the model has {classes} outputs, but the data have {len(self.class_names)} classes "
                            f"({_few(self.class_names)})")
-        if len(self.images) == 0 or len(self.images) != len(self.labels):
-            raise KitError(f"there are {len(self.images)} images and {len(self.labels)} labels to judge with")
+        for what, images, labels in (("judge with", self.images, self.labels),
+                                     ("look for copies in", self.train_images, self.train_labels)):
+            if images is not None and labels is not None and not len(images) == len(labels) > 0:
+                raise KitError(f"there are {len(images)} images and {len(labels)} labels to {what}")
 
 
 def _few(names) -> str:
@@ -200,7 +202,7 @@ class Measurements:
     def ensemble(self) -> dict[str, Attacked]:
         """Every attack within eps, by the name that tables show: the worst case is taken over them."""
         eps, steps = self.subject.eps, self.effort.apgd_steps
-        second = "dlr" if self.subject.target.classes > 2 else "margin"
+        second = self.second_loss
         found = {
             "noise": self.noise, "FGSM": self.fgsm, "PGD": self.pgd, "PGD, doubled": self.pgd_doubled,
             "APGD cross-entropy": self._named("apgd", eps=eps, steps=steps, stop_early=True),
@@ -215,6 +217,11 @@ class Measurements:
             if attacked is not None:
                 found[name] = attacked
         return found
+
+    @property
+    def second_loss(self) -> str:
+        """The loss of the second APGD: DLR, or with two classes, where there is no third logit, the margin."""
+        return "dlr" if self.subject.target.classes > 2 else "margin"
 
     @functools.cached_property
     def targeted(self) -> Attacked:
@@ -302,15 +309,14 @@ class Measurements:
         return found
 
     @functools.cached_property
-    def carlini_wagner(self) -> attacks.AttackResult:
-        """C&W L2 on the first rightly classified images."""
+    def carlini_wagner(self) -> attacks.AttackResult | None:
+        """C&W L2 on the first rightly classified images; None where there are none."""
         effort = self.effort
         rows = np.flatnonzero(self.clean)[: effort.cw_images]
         attack = attacks.CarliniWagnerL2(search_steps=effort.cw_searches, steps=effort.cw_steps, learning_rate=0.05,
                                          constant=1.0)
         if len(rows) == 0:
-            raise KitError("the model answers none of the images rightly: are the input range and the order of the "
-                           "classes right?")
+            return None
         self.say(str(attack))
         return attacks.run(attack, self.model, self.images[rows], self.labels[rows], batch_size=BATCH, seed=self.seed)
 
@@ -393,24 +399,15 @@ class Measurements:
         return self.attacked(self.pgd.attack, model=self.blocked[0])
 
     @functools.cached_property
-    def along_the_line(self) -> np.ndarray:
-        """Right or wrong at image + k * delta, one row a k of LINE: bool 9 x N; delta is FGSM's step."""
+    def along_the_step(self) -> tuple[np.ndarray, np.ndarray]:
+        """At image + k * delta, one row a k of LINE, where delta is FGSM's step: right or wrong (bool 9 x N), and
+        the cross-entropy (float 9 x N)."""
         found = attacks.run(self.fgsm.attack, self.model, self.images, self.labels, batch_size=BATCH, seed=self.seed)
         step = found.images - self.images
-        self._line_losses = []
-        rows = []
-        for k in LINE:
-            logits = predict_logits(self.model, self.images + np.float32(k) * step, BATCH)
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(self.labels, logits)
-            self._line_losses.append(float(tf.reduce_mean(losses)))
-            rows.append(logits.argmax(1) == self.labels)
-        return np.stack(rows)
-
-    @property
-    def loss_along_the_line(self) -> list[float]:
-        """Mean cross-entropy at each k of LINE."""
-        self.along_the_line  # noqa: B018  measured together
-        return self._line_losses
+        logits = np.stack([predict_logits(self.model, self.images + np.float32(k) * step, BATCH) for k in LINE])
+        labels = np.broadcast_to(self.labels, logits.shape[:2])
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits).numpy()
+        return logits.argmax(2) == labels, losses
 
     # --- the data
 

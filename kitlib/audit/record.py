@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 PICTURES = {
     "adversarial": "Images that the strongest attack turns: clean, the perturbation, and the image attacked",
     "sweep": "Accuracy under PGD against epsilon, with 95 % intervals",
-    "line": "Loss and accuracy on the way along FGSM's step",
+    "line": "Loss on the way along FGSM's step: where it falls again before the end, the model answers that step alone",
 }
 
 
@@ -145,8 +145,8 @@ class Audit:
         return figure
 
     def _line(self) -> Figure:
-        m = self.measurements
-        return plots.along_a_step(LINE, m.loss_along_the_line, m.along_the_line.mean(1))
+        _, losses = self.measurements.along_the_step
+        return plots.loss_along({"judged model": losses}, LINE, 255 * self.record.eps)
 
 
 def run(measurements: Measurements, *, model: str, data: str, class_order: str = "as given", synthetic: bool = False,

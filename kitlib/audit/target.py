@@ -61,7 +61,8 @@ def prepare(model: keras.Model, images: np.ndarray, input_range: tuple[float, fl
     outputs = _outputs(ready, images[:PROBES])
     found, returns = _returning_logits(ready, outputs, output)
     probabilities = returns.startswith("probabilities")
-    _check_still_the_same(_outputs(found, images[:PROBES]), outputs, probabilities)
+    if probabilities:
+        _check_still_the_same(_outputs(found, images[:PROBES]), outputs, _outputs(ready, images[:PROBES]))
     return Target(in_float32(found), model, takes, returns, probabilities)
 
 
@@ -97,6 +98,22 @@ def load_weights(path: Path, settings: models.ModelSettings, shape, classes: int
     return model
 
 
+def image_shape(model) -> tuple:
+    """Height, width and channels of the images that a model takes; None where it takes any. KitError for others."""
+    shape = getattr(model, "input_shape", None)
+    if not isinstance(shape, tuple) or len(shape) != 4:
+        raise KitError(f"the model must take one batch of images, N x H x W x C, but its input is {shape}")
+    return shape[1:]
+
+
+def outputs_of(model) -> int:
+    """The number of classes; a single output stands for two."""
+    shape = model.output_shape
+    if not isinstance(shape, tuple) or len(shape) != 2:
+        raise KitError(f"the model must return one row of numbers an image, one a class, but its output is {shape}")
+    return max(2, shape[-1])
+
+
 # --- what it takes
 
 def _taking_pixels(model, shape, input_range, normalisation) -> tuple[keras.Model, str]:
@@ -120,12 +137,10 @@ def _taking_pixels(model, shape, input_range, normalisation) -> tuple[keras.Mode
 
 
 def _check_shape(model, shape) -> None:
-    expected = getattr(model, "input_shape", None)
-    if not isinstance(expected, tuple) or len(expected) != 4:
-        raise KitError(f"the model must take one batch of images, N x H x W x C, but its input is {expected}")
-    for wanted, given in zip(expected[1:], shape, strict=True):
+    expected = image_shape(model)
+    for wanted, given in zip(expected, shape, strict=True):
         if wanted not in (None, given):
-            raise KitError(f"the model takes images of {expected[1:]}, but those given are {tuple(shape)}")
+            raise KitError(f"the model takes images of {expected}, but those given are {tuple(shape)}")
 
 
 def _own_range(model) -> tuple[tuple[float, float], str]:
@@ -266,16 +281,17 @@ def _continued(model, function) -> keras.Model:
     return keras.Model(inputs, function(model(inputs)))
 
 
-def _check_still_the_same(logits, outputs, probabilities: bool) -> None:
-    """The rebuilt model must answer as the given one does. Raises KitError otherwise.
+def _check_still_the_same(logits, outputs, again) -> None:
+    """The softmax or sigmoid of the logits must be what the given model returns, where it returns the same `again`.
 
-    A random model may differ in a few answers.
+    Raises KitError otherwise.
     """
-    if outputs.shape[1] == 1:
-        answers = outputs[:, 0] > (0.5 if probabilities else 0.0)
-    else:
-        answers = outputs.argmax(1)
-    if np.mean(logits.argmax(1) == answers) < 0.5:
+    if np.abs(outputs - again).max() > SUMS_TO_ONE:
+        return
+    probabilities = np.asarray(keras.ops.softmax(logits))
+    independent = np.asarray(keras.ops.sigmoid(logits))
+    outputs = np.concatenate([1 - outputs, outputs], 1) if outputs.shape[1] == 1 else outputs
+    if min(np.abs(outputs - rebuilt).max() for rebuilt in (probabilities, independent)) > 10 * SUMS_TO_ONE:
         raise KitError("taking the last activation off changed what the model answers; save it without softmax")
 
 

@@ -39,13 +39,13 @@ def judge(m: Measurements, findings: list[tuple[Check, Finding]]) -> Verdict:
         return Verdict(kind=kind, sentence=sentence, reasons=reasons, attack=does_it)
 
     claim = m.subject.claim
-    if claim is not None and worst.interval[1] < claim:
-        return verdict("refuted", f"The claim of {points(claim)} is refuted: {does_it}, and {worst} resist every "
-                                  f"attack.")
-    if _no_better_than_guessing(clean, guessing(m.labels)):
+    if clean.value <= guessing(m.labels):
         return verdict("doubtful", f"Without any attack the model gets {clean}, which is no better than always naming "
                                    f"the most "
                                    "frequent class: check the input range and the order of the classes.")
+    if claim is not None and worst.interval[1] < claim:
+        return verdict("refuted", f"The claim of {points(claim)} is refuted: {does_it}, and {worst} resist every "
+                                  f"attack.")
     if claim is None and worst.value <= max(guessing(m.labels), LEFT * clean.value):
         return verdict("not robust", f"The model is not robust at this eps: {worst} resist every attack, of {clean} "
                                      f"right without attack. {does_it}.")
@@ -56,7 +56,3 @@ def judge(m: Measurements, findings: list[tuple[Check, Finding]]) -> Verdict:
                                    f"robustness "
                                    "may well be lower.")
     return verdict("trustworthy", f"{stands}, and no check casts doubt on it. A stronger attack may still be found.")
-
-
-def _no_better_than_guessing(clean: Accuracy, chance: float) -> bool:
-    return clean.value <= chance

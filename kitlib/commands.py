@@ -1,0 +1,148 @@
+"""The commands `audit` and `report` of the command line."""
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from kitlib.settings import KitError, parse_epsilon
+
+
+def add_audit(command: argparse.ArgumentParser) -> None:
+    """The options of `audit`."""
+    command.add_argument("file", nargs="?", help="a saved Keras 3 model (.keras), or weights with --model-name")
+    command.add_argument("--data", help="digits, cifar10, ..., a folder of <class>/<image>, or an .npz")
+    command.add_argument("--eps", type=_number(parse_epsilon), help="in pixels, such as 8/255 (default for a run: its "
+                                                                    "own)")
+    command.add_argument("--claim", type=_number(float), help="the robust accuracy that is claimed, such as 0.82")
+    command.add_argument("--quick", action="store_true", help="about a minute: fewer images and steps")
+    command.add_argument("--images", type=int, help="images judged (default: 1000, quick 100)")
+    command.add_argument("--out", type=Path, help="folder for the record and the report")
+    command.add_argument("--seed", type=int, default=0)
+    own = command.add_argument_group("a model of your own")
+    own.add_argument("--input-range", type=_numbers(2), metavar="LOW,HIGH", help="values of black and white, such as "
+                                                                                 "0,255")
+    own.add_argument("--mean", type=_numbers(), help="that inputs are to be normalised with, such as 0.485,0.456,0.406")
+    own.add_argument("--std", type=_numbers())
+    own.add_argument("--output", choices=("logits", "probabilities"))
+    own.add_argument("--class-order", help="class names in the order of the model's outputs, with commas")
+    own.add_argument("--train-data", help="what the model was trained on, to look for copies; as --data")
+    own.add_argument("--allow-code", action="store_true", help="run code in the file (Lambda, custom layers): trust "
+                                                               "it first")
+    own.add_argument("--model-name", help="the kit's network that FILE holds weights "
+                                                                           "of")
+    own.add_argument("--options", type=_mapping, default={}, help="of that network, as JSON")
+    own.add_argument("--input-shape", type=_shape, metavar="H,W,C", help="of the images that network takes (default: "
+                                                                         "the data's)")
+    run = command.add_argument_group("a model of a run of the kit")
+    run.add_argument("--run", metavar="EXPERIMENT")
+    run.add_argument("--profile", default="demo")
+    run.add_argument("--model", choices=("baseline", "defended"), default="defended")
+    command.set_defaults(function=run_audit)
+
+
+def _number(parse):
+    def number(text: str) -> float:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+    return number
+
+
+def _numbers(count: int | None = None):
+    def numbers(text: str) -> tuple[float, ...]:
+        try:
+            found = tuple(float(part) for part in text.split(","))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"'{text}' is no list of numbers with commas") from None
+        if count not in (None, len(found)):
+            raise argparse.ArgumentTypeError(f"{count} numbers are needed, not {len(found)}")
+        return found
+    return numbers
+
+
+def _mapping(text: str) -> dict:
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"it is no JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError("it must be a mapping such as {\"dropout\": 0.3}")
+    return found
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in _numbers(3)(text))
+
+
+def run_audit(arguments) -> int:
+    """Audit a model, write audit.json, figures and report.html, and say where."""
+    from kitlib import audit, report
+    from kitlib.audit import request
+
+    started = time.perf_counter()
+    if (arguments.file is None) == (arguments.run is None):
+        raise KitError("give either a model's file or --run EXPERIMENT")
+    if arguments.images is not None and arguments.images < 1:
+        raise KitError(f"--images must be at least 1, not {arguments.images}")
+    effort = audit.QUICK if arguments.quick else audit.FULL
+    effort = effort.model_copy(update={"images": arguments.images or effort.images})
+    subject, about, folder = (request.from_run if arguments.run else request.from_file)(arguments, effort)
+    folder = arguments.out or folder
+    print(f"judged: {about['model']}\non: {len(subject.images)} of {about['data']}\nclasses: {about['class_order']}\n"
+          f"the model takes {subject.target.takes}\nand returns {subject.target.returns}\n", flush=True)
+
+    def say(line: str) -> None:
+        print(f"{time.perf_counter() - started:6.0f} s  {line}", flush=True)
+
+    measurements = audit.Measurements(subject, effort, arguments.seed, say)
+    found = audit.run(measurements, **about, quick=arguments.quick, command=_command())
+    found.write(folder)
+    page = report.write_audit(folder)
+    _print(found.record)
+    print(f"\n{folder / 'audit.json'}\n{page}")
+    return 0
+
+
+def _command() -> str:
+    return "python -m kitlib " + shlex.join(sys.argv[1:])
+
+
+def _print(record) -> None:
+    from kitlib import audit
+
+    print("\n" + audit.attack_table(record)[["under", "accuracy, %", "seconds"]].to_string(index=False))
+    for check in record.checks:
+        if check.outcome != "pass":
+            print(f"\n{check.outcome}: {check.number}. {check.title}\n  {check.measured}")
+        if check.outcome == "flag":
+            print(f"  {check.means}")
+    print(f"\n{record.verdict.kind.upper()}. {record.verdict.sentence}")
+
+
+def add_report(command: argparse.ArgumentParser) -> None:
+    """The options of `report`."""
+    command.add_argument("experiments", nargs="+", metavar="experiment")
+    command.add_argument("--profile", default="demo")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--out", type=Path, help="the file to write (default: report.html in the run's folder)")
+    command.set_defaults(function=run_report)
+
+
+def run_report(arguments) -> int:
+    """Write report.html for finished runs."""
+    from kitlib import report, results, runs
+
+    if arguments.out and len(arguments.experiments) > 1:
+        raise KitError("--out takes one experiment")
+    for name in arguments.experiments:
+        run = runs.open_run(name, arguments.profile, arguments.seed)
+        results.read(run.need("results.json"))
+        print(report.write_run(run.folder, arguments.out))
+    return 0
+
+

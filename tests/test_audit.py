@@ -1,0 +1,466 @@
+"""The audit: planted faults are each caught by the right check, an honest defence passes, and any model can be "
+  "asked."""
+import dataclasses
+import sys
+
+from kitlib import __main__ as command_line
+from kitlib import attacks, audit, data, models, report, training
+from kitlib.audit import material, request
+from kitlib.settings import KitError
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+EPS = 0.25
+TINY = audit.Effort(images=200, steps=15, apgd_steps=12, queries=100, targets=1, cw_images=12, cw_searches=4,
+                    cw_steps=30)
+PGD = {"name": "pgd", "eps": EPS, "step": 0.08, "steps": 6}
+
+
+# --- models, honest and not
+
+@keras.saving.register_keras_serializable("tests")
+class Quantise(layers.Layer):
+    """Rounds pixels to a few levels: no gradient passes."""
+
+    def call(self, pixels):
+        return tf.round(pixels * 6) / 6
+
+
+@keras.saving.register_keras_serializable("tests")
+class DropoutLeftOn(layers.Layer):
+    def call(self, x):
+        return tf.nn.dropout(x, 0.5)
+
+
+@keras.saving.register_keras_serializable("tests")
+class RandomResize(layers.Layer):
+    """Shrinks the image to a random size and pads it at a random place (Xie et al. 2018)."""
+
+    def call(self, pixels):
+        side = tf.random.uniform([], 6, 9, tf.int32)
+        top = tf.random.uniform([], 0, 9 - side, tf.int32)
+        small = tf.image.resize(pixels, (side, side))
+        return tf.ensure_shape(tf.image.pad_to_bounding_box(small, top, 8 - side - top, 8, 8), (None, 8, 8, 1))
+
+
+@keras.saving.register_keras_serializable("tests")
+class Shares(layers.Layer):
+    """A softmax that does not look like one."""
+
+    def call(self, logits):
+        return tf.nn.softmax(logits)
+
+
+class ClipsWrongly(attacks.PGD):
+    """Forgets the box, and adds a little to eps."""
+
+    def project(self, at, images):
+        return tf.clip_by_value(at, images - 1.5 * self.eps, images + 1.5 * self.eps)
+
+
+class Dims(attacks.PGD):
+    """A clamp to the darker half, which does harm by itself (as paper B's does)."""
+
+    def project(self, at, images):
+        return tf.clip_by_value(super().project(at, images), 0.0, 0.3)
+
+
+@pytest.fixture(scope="module")
+def digits_set():
+    split = {"kind": "random", "validation": 100, "test": 200}
+    return data.load(data.DataSettings(name="digits", size=8, channels=1, split=split), seed=0)
+
+
+def network():
+    keras.utils.set_random_seed(0)
+    pixels = keras.Input((8, 8, 1), name="pixels")
+    x = models.Normalisation().layer()(pixels)
+    x = layers.Conv2D(24, 3, activation="relu")(x)
+    x = layers.Conv2D(24, 3, activation="relu")(x)
+    x = layers.Dense(64, activation="relu")(layers.Flatten()(x))
+    return keras.Model(pixels, layers.Dense(10, name="logits")(x))
+
+
+def trained(digits_set, folder, **settings):
+    model = network()
+    settings = {"epochs": 12, "batch_size": 64, "learning_rate": 3e-3, "precision": "float32", **settings}
+    read = training.TrainingSettings.read(settings, "a test")
+    return model, training.train(model, digits_set, read, folder, progress=False)
+
+
+@pytest.fixture(scope="module")
+def plain(digits_set, tmp_path_factory):
+    return trained(digits_set, tmp_path_factory.mktemp("plain"))[0]
+
+
+@pytest.fixture(scope="module")
+def robust(digits_set, tmp_path_factory):
+    """(model, history), trained with PGD (Madry et al. 2018)."""
+    return trained(digits_set, tmp_path_factory.mktemp("robust"), method="pgd", eps=EPS, attacks=[PGD], epochs=20,
+                   robust_check={"images": 64, "attack": PGD})
+
+
+@pytest.fixture(scope="module")
+def leaking(digits_set, tmp_path_factory):
+    """Trained as paper A does: one step of FGSM with the true labels, at half of the pixel range."""
+    return trained(digits_set, tmp_path_factory.mktemp("leaking"), method="fgsm", clean_share=0.3, epochs=12,
+                   attacks=[{"name": "fgsm", "eps": 0.5, "labels": "true"}])[0]
+
+
+def around(model, before=None, after=None):
+    """The model with a layer in front of it or behind it."""
+    pixels = keras.Input(model.input_shape[1:], name="pixels")
+    x = model(before(pixels) if before else pixels)
+    return keras.Model(pixels, after(x) if after else x)
+
+
+def measured(model, digits_set, count=200, effort=TINY, **subject):
+    images, labels = digits_set.part("test", count)
+    target = audit.prepare(model, images, input_range=(0, 1), output=subject.pop("output", None))
+    known = {"train_images": digits_set.pixels("train"), "train_labels": digits_set.labels_of("train")}
+    subject = {"eps": EPS} | known | subject
+    return audit.Measurements(audit.Subject(target, images, labels, digits_set.class_names, **subject), effort)
+
+
+def outcome(name, measurements):
+    check = next(each for each in audit.CHECKS if each.name == name)
+    return check.function(measurements)
+
+
+# --- the planted faults
+
+def test_label_leaking(leaking, digits_set):
+    found = outcome("label_leak", measured(leaking, digits_set))
+    assert found.outcome == "flag", found.measured
+
+
+def test_logits_scaled_so_that_gradients_vanish(robust, digits_set):
+    scaled = measured(around(robust[0], after=layers.Rescaling(1000.0)), digits_set)
+    assert outcome("has_gradient", scaled).outcome == "flag"
+    assert outcome("beats_gradient_free", scaled).outcome == "flag"
+    assert outcome("beats_gradient_free", measured(robust[0], digits_set)).outcome == "pass"
+
+
+def test_a_quantising_layer(plain, digits_set):
+    quantised = measured(around(plain, before=Quantise(name="quantise")), digits_set)
+    found = outcome("adaptive", quantised)
+    assert found.outcome == "flag" and outcome("has_gradient", quantised).outcome == "flag"
+    assert quantised.blocked[1] == ["quantise"]
+    assert quantised.bpda.accuracy.value < quantised.pgd.accuracy.value - 0.2      # BPDA goes through it
+
+
+@pytest.mark.parametrize("layer", [RandomResize, DropoutLeftOn])
+def test_randomness_at_test_time(plain, digits_set, layer):
+    found = measured(around(plain, before=layer()), digits_set)
+    assert outcome("deterministic", found).outcome == "flag"
+    assert found.random and found.eot.accuracy.value < 0.5                          # EOT still breaks it
+
+
+def test_keras_dropout_left_on_is_seen_in_plain_calls(plain, digits_set):
+    pixels = keras.Input((8, 8, 1))
+    model = keras.Model(pixels, plain(layers.Dropout(0.5)(pixels, training=True)))
+    found = outcome("deterministic", measured(model, digits_set))
+    assert found.outcome == "flag" and found.values["inference"] < 1e-4 < found.values["plain"] and not found.matters
+
+
+@pytest.mark.parametrize("softmax", [Shares, layers.Softmax])
+def test_probabilities_instead_of_logits(plain, digits_set, softmax):
+    claimed = measured(around(plain, after=softmax()), digits_set, output="logits")
+    found = outcome("logits", claimed)
+    assert found.outcome == "flag" and found.matters == (softmax is Shares)
+    assert (claimed.clean == measured(plain, digits_set).clean).all()
+    assert outcome("logits", measured(plain, digits_set)).outcome == "pass"
+
+
+def test_an_attack_that_clips_wrongly(plain, digits_set):
+    own = {"mine": ClipsWrongly(eps=EPS, steps=5), "dims": Dims(eps=EPS, steps=5)}
+    found = measured(plain, digits_set, count=60, own_attacks=own)
+    threat = outcome("threat_model", found)
+    assert threat.outcome == "flag" and set(threat.values["outside"]) == {"mine", "dims"} and not threat.matters
+    control = outcome("identity_control", found)
+    assert control.outcome == "flag" and "dims" in control.measured and "mine" not in control.measured
+    fair = dataclasses.replace(found.subject, own_attacks={"fair": attacks.PGD(eps=EPS, steps=5)})
+    assert outcome("identity_control", audit.Measurements(fair, TINY)).outcome == "pass"
+
+
+@pytest.mark.parametrize("change", [0, 1])
+def test_a_test_set_that_overlaps_training(plain, digits_set, change):
+    """Exact copies, and copies with one level more of grey in a pixel."""
+    copies = digits_set.pixels("test")[:30].copy()
+    copies[:, 4, 4] = np.clip(copies[:, 4, 4] + change / 16, 0, 1)
+    seen = np.concatenate([digits_set.pixels("train"), copies])
+    labels = np.concatenate([digits_set.labels_of("train"), digits_set.labels_of("test")[:30]])
+    found = outcome("new_images", measured(plain, digits_set, train_images=seen, train_labels=labels))
+    assert found.outcome == "flag", found.measured
+
+
+# --- no false alarm
+
+@pytest.fixture(scope="module")
+def honest(robust, plain, digits_set):
+    history = robust[1]
+    found = measured(robust[0], digits_set, undefended=plain, robust_history=tuple(history["robust_accuracy"]),
+                     kept_epoch=len(history["kept"]) - 1)
+    return audit.run(found, model="robust", data="digits")
+
+
+def test_a_pgd_trained_model_passes_every_check(honest):
+    outcomes = {each.name: (each.outcome, each.measured) for each in honest.record.checks}
+    assert len(outcomes) == 19 and {name: found for name, found in outcomes.items() if found[0] != "pass"} == {}
+    assert honest.verdict.kind == "trustworthy" and honest.record.worst_case.accuracy > 0.4
+
+
+def test_its_record_says_what_was_measured(honest, tmp_path):
+    honest.write(tmp_path)
+    record = audit.read(tmp_path / "audit.json")
+    assert record == honest.record
+    worst = min(each.accuracy for each in record.attacks.values())
+    assert record.worst_case.accuracy <= worst <= record.clean.accuracy
+    assert all(each.linf <= EPS + 1e-6 for each in record.attacks.values())
+    assert {"tensorflow", "keras"} <= set(record.environment["versions"])
+    assert {path.stem for path in (tmp_path / "figures").iterdir()} == set(audit.PICTURES)
+
+
+@pytest.mark.parametrize(("claim", "kind"), [(0.99, "refuted"), (0.5, "trustworthy")])
+def test_a_claim_is_refuted_only_below_its_interval(honest, claim, kind):
+    m = honest.measurements
+    claimed = dataclasses.replace(m.subject, claim=claim)
+    m.subject, before = claimed, m.subject
+    try:
+        findings = [(check, check.function(m)) for check in audit.CHECKS]
+        found = audit.judge(m, findings)
+    finally:
+        m.subject = before
+    assert found.kind == kind, found.sentence
+    assert (kind == "refuted") == (m.survivors.mean() < claim and "refuted" in found.sentence)
+
+
+def test_an_undefended_model_is_not_robust_and_raises_no_alarm(plain, digits_set):
+    found = audit.run(measured(plain, digits_set, eps=0.25, undefended=None), model="plain", data="digits")
+    assert found.verdict.kind == "not robust" and found.flagged() == []
+
+
+def test_a_flag_makes_a_verdict_doubtful(honest):
+    findings = [(check, check.function(honest.measurements)) for check in audit.CHECKS]
+    check, found = findings[7]
+    findings[7] = check, dataclasses.replace(found, outcome="flag")
+    doubt = audit.judge(honest.measurements, findings)
+    assert doubt.kind == "doubtful" and "check 8" in doubt.reasons[0]
+    findings[7] = check, dataclasses.replace(found, outcome="flag", matters=False)
+    assert audit.judge(honest.measurements, findings).kind == "trustworthy"
+
+
+# --- any model, any classes
+
+@pytest.mark.parametrize(("classes", "channels"), [(2, 3), (1000, 1)])
+def test_any_number_of_classes_grey_or_colour(classes, channels):
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.Input((8, 8, channels)), layers.Rescaling(2.0, -1.0), layers.Flatten(),
+                              layers.Dense(classes)])
+    images = np.random.default_rng(0).random((40, 8, 8, channels)).astype(np.float32)
+    labels = models.predict_logits(model, images).argmax(1)         # so that it is right everywhere
+    target = audit.prepare(model, images)
+    subject = audit.Subject(target, images, labels, tuple(map(str, range(classes))), eps=0.1)
+    effort = TINY.model_copy(update={"steps": 6, "apgd_steps": 6, "queries": 30, "cw_images": 4, "cw_steps": 10})
+    found = audit.run(audit.Measurements(subject, effort), model="linear", data="noise")
+    assert len(found.record.checks) == 19 and found.record.clean.accuracy == 1
+    assert found.check("new_images").outcome == "cannot tell"
+    assert any("DLR" in name for name in found.record.attacks) == (classes > 2)
+
+
+def test_three_classes_get_the_dlr_loss():
+    model = softmax_net(classes=3, scale=1.0)
+    images = some_images()
+    labels = np.asarray(model(images)).argmax(1)
+    subject = audit.Subject(audit.prepare(model, images, input_range=(0, 1)), images, labels, ("a", "b", "c"), eps=0.3)
+    m = audit.Measurements(subject, TINY.model_copy(update={"apgd_steps": 5}))
+    assert m.second_loss == "dlr" and m.targeted.accuracy.value < 1
+
+
+def softmax_net(classes=10, shape=(8, 8, 1), scale=1 / 255, activation="softmax"):
+    keras.utils.set_random_seed(0)
+    units = classes if activation == "softmax" else 1
+    return sequential(layers.Rescaling(scale), layers.Flatten(), layers.Dense(units, activation), shape=shape)
+
+
+def sequential(*inner, shape=(8, 8, 1)):
+    return keras.Sequential([keras.Input(shape), *inner])
+
+
+def some_images(count=16, shape=(8, 8, 1)):
+    return np.random.default_rng(0).random((count, *shape)).astype(np.float32)
+
+
+def test_range_and_softmax_are_found_out():
+    model, images = softmax_net(), some_images()
+    target = audit.prepare(model, images)
+    assert "0 to 255" in target.takes and "softmax, was taken off" in target.returns
+    logits = models.predict_logits(target.model, images)
+    np.testing.assert_allclose(keras.ops.softmax(logits), model(255 * images), atol=1e-5)
+
+
+def test_a_nested_softmax_and_augmentation_in_front():
+    model, images = softmax_net(scale=1 / 127.5), some_images()
+    nested = keras.Sequential([keras.Input((8, 8, 1)), layers.RandomFlip(), model])
+    target = audit.prepare(nested, images)
+    assert "0 to 255" in target.takes and target.probabilities
+    logits = models.predict_logits(target.model, images)
+    np.testing.assert_allclose(keras.ops.softmax(logits), model(255 * images), atol=1e-5)
+
+
+def test_one_sigmoid_output_becomes_two_logits():
+    model, images = softmax_net(activation="sigmoid"), some_images()
+    logits = models.predict_logits(audit.prepare(model, images).model, images)
+    np.testing.assert_allclose(keras.ops.softmax(logits)[:, 1:], model(255 * images), atol=1e-5)
+
+
+def test_mean_and_std_are_put_in_front():
+    model = keras.Sequential([keras.Input((8, 8, 3)), layers.Flatten(), layers.Dense(4)])
+    images = some_images(shape=(8, 8, 3))
+    target = audit.prepare(model, images, normalisation=models.IMAGENET)
+    np.testing.assert_allclose(target.model(images), model(models.IMAGENET.to_normalised(images)), atol=1e-4)
+
+
+@pytest.mark.parametrize(("make", "says"), [
+    (lambda: sequential(layers.Flatten(), layers.Dense(3)), "--input-range"),
+    (lambda: sequential(layers.Rescaling(0.11), layers.Flatten(), layers.Dense(3)), "--input-range"),
+    (lambda: sequential(layers.Rescaling(1.0), layers.Flatten(), layers.Dense(3), layers.ReLU()), "--output"),
+    (lambda: softmax_net(shape=(9, 9, 1)), "images of"),
+    (lambda: sequential(layers.Rescaling(1.0), layers.Conv2D(3, 3)), "one row"),
+])
+def test_nothing_is_guessed(make, says):
+    with pytest.raises(KitError, match=says):
+        audit.prepare(make(), some_images())
+
+
+# --- the command
+
+def arguments(*words):
+    return command_line._parser().parse_args(["audit", *map(str, words)])
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A softmax model of 10 classes for values from 0 to 255, and an .npz of images."""
+    model, images = softmax_net(), np.rint(255 * some_images(30)).astype(np.uint8)
+    model.save(tmp_path / "mine.keras")
+    np.savez(tmp_path / "mine.npz", x_test=images, y_test=np.asarray(model(images)).argmax(1))
+    return tmp_path
+
+
+def image_folder(path, classes, count=4):
+    from PIL import Image
+
+    for number, name in enumerate(classes):
+        (path / name).mkdir(parents=True)
+        for image in range(count):
+            pixels = np.random.default_rng([number, image]).integers(0, 255, (8, 8), np.uint8)
+            Image.fromarray(pixels).save(path / name / f"{image}.png")
+    return path
+
+
+def test_the_command_from_file_to_report(saved, capsys, monkeypatch):
+    weird = "<script>alert(1)</script>"
+    names = np.array([weird, *map(str, range(1, 10))])
+    np.savez(saved / "named.npz", **np.load(saved / "mine.npz"), class_names=names)
+    words = ["audit", saved / "mine.keras", "--data", saved / "named.npz", "--eps", "8/255", "--claim", "0.9",
+             "--quick", "--images", "20", "--out", saved / "out"]
+    monkeypatch.setattr(sys, "argv", ["kitlib", *map(str, words)])
+    assert command_line.main() == 0
+    record = audit.read(saved / "out" / "audit.json")
+    assert record.verdict.kind == "refuted" and record.clean.count == 20 and "--claim 0.9" in record.command
+    page = (saved / "out" / "report.html").read_text()
+    assert "&lt;script&gt;" in page and "<script" not in page.lower()
+    assert "data:image/png" in page and "http" not in page.split("<body>")[0]
+    assert "REFUTED" in capsys.readouterr().out
+
+
+def test_a_mistake_is_one_clear_line_and_exit_code_2(saved, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["kitlib", "audit", str(saved / "mine.keras"), "--eps", "8/255"])
+    assert command_line.main() == 2
+    assert capsys.readouterr().err.startswith("error: --data is missing")
+
+
+def test_a_folder_is_numbered_in_alphabetical_order_unless_told(saved):
+    folder = image_folder(saved / "images", ["dog", "cat"])
+    softmax_net(classes=2).save(saved / "two.keras")
+    subject, about, _ = request.from_file(arguments(saved / "two.keras", "--data", folder, "--eps", 0.1), TINY)
+    assert subject.class_names == ("cat", "dog") and "0 = cat, 1 = dog" in about["class_order"]
+    turned, _, _ = request.from_file(
+        arguments(saved / "two.keras", "--data", folder, "--eps", 0.1, "--class-order", "dog,cat"), TINY)
+    assert turned.class_names == ("dog", "cat") and (turned.labels == 1 - subject.labels).all()
+
+
+def test_a_folder_with_parts_brings_its_training_images(saved):
+    image_folder(saved / "parts" / "train", ["a", "b"])
+    image_folder(saved / "parts" / "test", ["a", "b"])
+    softmax_net(classes=2).save(saved / "two.keras")
+    subject, _, _ = request.from_file(arguments(saved / "two.keras", "--data", saved / "parts", "--eps", 0.1), TINY)
+    found = outcome("new_images", audit.Measurements(subject, TINY.model_copy(update={"queries": 5, "cw_images": 2})))
+    assert len(subject.train_images) > 0 and found.outcome == "flag"      # both parts are the same pictures
+
+
+def test_wrong_classes_are_refused(saved):
+    folder = image_folder(saved / "images", ["dog", "cat", "cow"])
+    with pytest.raises(KitError, match="10 outputs, but the data have 3 classes"):
+        request.from_file(arguments(saved / "mine.keras", "--data", folder, "--eps", 0.1), TINY)
+    np.savez(saved / "bad.npz", images=some_images(3), labels=np.array([0, 1, 10]))
+    with pytest.raises(KitError, match="reach from 0 to 10"):
+        request.from_file(arguments(saved / "mine.keras", "--data", saved / "bad.npz", "--eps", 0.1), TINY)
+
+
+def test_code_in_a_model_runs_only_when_allowed(saved):
+    model = keras.Sequential([keras.Input((8, 8, 1)), layers.Rescaling(1.0), layers.Lambda(lambda x: 2 * x),
+                              layers.Flatten(), layers.Dense(10)])
+    model.save(saved / "code.keras")
+    words = saved / "code.keras", "--data", saved / "mine.npz", "--eps", 0.1
+    with pytest.raises(KitError, match="--allow-code"):
+        request.from_file(arguments(*words), TINY)
+    subject, _, _ = request.from_file(arguments(*words, "--allow-code"), TINY)
+    np.testing.assert_allclose(subject.target.model(subject.images), model(subject.images), rtol=1e-5)
+
+
+def test_weights_with_the_name_of_a_kit_network(saved):
+    options = '{"widths": [4, 4], "dense": [8], "dropout": 0}'
+    settings = {"name": "even_deeper_cnn", "options": {"widths": [4, 4], "dense": [8], "dropout": 0}}
+    model = models.build(models.ModelSettings(**settings), (8, 8, 1), 10, seed=0)
+    model.save_weights(saved / "net.weights.h5")
+    words = (saved / "net.weights.h5", "--model-name", "even_deeper_cnn", "--options", options, "--eps", 0.1,
+             "--data", saved / "mine.npz")
+    with pytest.raises(KitError, match="--class-order"):
+        request.from_file(arguments(*words), TINY)
+    order = ",".join("abcdefghij")
+    subject, _, _ = request.from_file(arguments(*words, "--class-order", order), TINY)
+    np.testing.assert_allclose(subject.target.model(subject.images), model(subject.images), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("arrays", "says"), [
+    ({"pixels": np.zeros(3)}, "x_test and y_test"),
+    ({"images": np.full((3, 8, 8), 200.0), "labels": np.zeros(3, int)}, "floats in"),
+    ({"images": np.zeros((3, 8, 8), np.uint8), "labels": np.zeros((3, 10))}, "one whole number"),
+    ({"images": np.zeros((3, 8, 8), np.uint8), "labels": np.zeros(4, int)}, "3 images and 4 labels"),
+])
+def test_an_npz_that_does_not_fit(tmp_path, arrays, says):
+    np.savez(tmp_path / "mine.npz", **arrays)
+    with pytest.raises(KitError, match=says):
+        material.read(str(tmp_path / "mine.npz"), (8, 8, 1), 10)
+
+
+def test_data_that_are_nowhere():
+    with pytest.raises(KitError, match="neither a data set"):
+        material.read("cifer10", (32, 32, 3), 10)
+
+
+# --- the report
+
+def test_everything_in_a_report_is_escaped():
+    nasty = "<img src=x onerror=alert(1)>"
+    table = report.Table((nasty, "outcome"), ((nasty, nasty),), marked="outcome")
+    picture = report.Picture(nasty, "data:image/png;base64,")
+    section = report.Section(nasty, (nasty,), ((nasty, nasty),), nasty, (table,), (picture,))
+    page = report.render(report.Page(nasty, nasty, ((nasty, nasty),), (section,)))
+    assert "<img src=x" not in page and page.count("&lt;img") >= 10
