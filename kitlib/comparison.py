@@ -10,14 +10,12 @@ from kitlib import attacks, defences, models, training
 from kitlib.attacks import Attack
 from kitlib.data import Dataset
 from kitlib.evaluation import Accuracy, Evaluation, evaluate
-from kitlib.experiment import ComparisonSettings
 from kitlib.files import read_json, write_json
 from kitlib.runs import Run, code_digest
 from kitlib.settings import KitError, choose
 
 import keras
 import numpy as np
-import pandas as pd
 
 TIMED_IMAGES, TIMINGS = 256, 5
 
@@ -152,9 +150,6 @@ def judged(run: Run, dataset: Dataset, name: str, on: Trial, progress: bool = Tr
               "inference": _times(*_inference_seconds(found.judged, on)),
               "seconds": round(time.perf_counter() - started, 3)}
     write_json(path, record)
-    if progress:
-        print(f"judged {name}: clean {record['clean']['accuracy']:.1%}, worst case "
-              f"{record['worst_case']['accuracy']:.1%}, {record['seconds']:.0f} s", flush=True)
     return record
 
 
@@ -223,38 +218,3 @@ def transfer_matrix(
                for other, by in entrants.items()}
         for name, pixels in shown.items()
     }
-
-
-def table(records: dict[str, dict], comparison: ComparisonSettings) -> pd.DataFrame:
-    """One row a contender, all as text. records: as `judged` gives them, by contender.
-
-    Accuracies in per cent, clean and worst case with their 95 % interval; of attacks without an epsilon the mean
-    distance over the images that they turned, and their success rate; costs as times the baseline's.
-    """
-    rows = []
-    for name, record in records.items():
-        row = {"contender": name, "clean": _with_interval(record["clean"])}
-        row["carried over"] = _percent(record["carried_over"])
-        row[f"{comparison.headline}, naive"] = _percent(record["naive"])
-        for attack, found in record["attacks"].items():
-            if attack in comparison.bounded():
-                row[attack] = _percent(found)
-            else:
-                row[f"{attack}: distance (success)"] = _distance(found)
-        row["worst case"] = _with_interval(record["worst_case"])
-        rows.append(row | {part: f"{record[part]['times_plain']:.1f} x" for part in ("training", "inference")})
-    return pd.DataFrame(rows)
-
-
-def _percent(record: dict) -> str:
-    return f"{100 * record['accuracy']:.1f}"
-
-
-def _with_interval(record: dict) -> str:
-    low, high = record["interval"]
-    return f"{_percent(record)} [{100 * low:.1f}, {100 * high:.1f}] of {record['count']}"
-
-
-def _distance(record: dict) -> str:
-    distance = "-" if record["mean_l2"] is None else f"{record['mean_l2']:.2f}"
-    return f"{distance} ({100 * record['success_rate']:.0f} %)"

@@ -8,7 +8,7 @@ from typing import Literal
 
 from kitlib.data import Dataset
 from kitlib.evaluation import Evaluation, confusion, recalls
-from kitlib.experiment import Experiment, PaperFigure
+from kitlib.experiment import ComparisonSettings, Experiment, PaperFigure
 from kitlib.files import read_json, write_json, write_text, written_whole
 from kitlib.runs import Run, environment
 from kitlib.settings import Settings
@@ -231,6 +231,41 @@ def paper_table(results: Results) -> pd.DataFrame:
         }
         for entry in results.paper
     ], columns=["figure", "paper", "as published", "as defined", "verdict", "why"])
+
+
+def contenders_table(records: dict[str, dict], comparison: ComparisonSettings) -> pd.DataFrame:
+    """One row a contender, all as text. records: as kitlib.comparison.judged gives them, by contender.
+
+    Accuracies in per cent, clean and worst case with their 95 % interval; of attacks without an epsilon the mean
+    distance over the images that they turned, and their success rate; costs as times the baseline's.
+    """
+    rows = []
+    for name, record in records.items():
+        row = {"contender": name, "clean": _with_interval(record["clean"])}
+        row["carried over"] = _percent(record["carried_over"])
+        row[f"{comparison.headline}, naive"] = _percent(record["naive"])
+        for attack, found in record["attacks"].items():
+            if attack in comparison.bounded():
+                row[attack] = _percent(found)
+            else:
+                row[f"{attack}: distance (success)"] = _distance(found)
+        row["worst case"] = _with_interval(record["worst_case"])
+        rows.append(row | {part: f"{record[part]['times_plain']:.1f} x" for part in ("training", "inference")})
+    return pd.DataFrame(rows)
+
+
+def _percent(record: dict) -> str:
+    return f"{100 * record['accuracy']:.1f}"
+
+
+def _with_interval(record: dict) -> str:
+    low, high = record["interval"]
+    return f"{_percent(record)} [{100 * low:.1f}, {100 * high:.1f}] of {record['count']}"
+
+
+def _distance(record: dict) -> str:
+    distance = "-" if record["mean_l2"] is None else f"{record['mean_l2']:.2f}"
+    return f"{distance} ({100 * record['success_rate']:.0f} %)"
 
 
 def _cell(measured: Measured) -> str:
