@@ -20,7 +20,7 @@ AWAY      := $(if $(ON),--snakemake-profile $(ON))
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce sweep test lab publish notebooks bench lock clean
+.PHONY: help install reproduce sweep test lab publish notebooks docs bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ publish: $(INSTALLED) ## copy the results of EXPERIMENT to figures/ and into the
 
 notebooks: $(INSTALLED) ## run the notebooks and write their outputs into notebooks/
 	$(BIN)/python -m kitlib refresh
+
+docs: $(INSTALLED) ## a static site of the README, the executed notebooks and the figures, in site/
+	@$(BIN)/python -m kitlib docs
 
 bench: ## the benchmarks, side by side with their peers
 	@$(MAKE) --no-print-directory install LOCK=requirements-peers.lock

@@ -1,0 +1,35 @@
+"""make docs: a site that leads everywhere and needs nothing from elsewhere to be made."""
+import re
+
+from kitlib import site
+from kitlib.experiment import REPOSITORY
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    assert site.build(folder) == folder / "index.html"
+    return folder
+
+
+def test_every_notebook_has_its_page_with_a_title(pages):
+    for notebook in (REPOSITORY / "notebooks").glob("[0-9]*.ipynb"):
+        page = (pages / "notebooks" / f"{notebook.stem}.html").read_text(encoding="utf-8")
+        assert "<h1" in page and 'name="viewport"' in page
+
+
+@pytest.mark.parametrize("name", ["index.html", "gallery.html"])
+def test_links_and_pictures_of_the_site_are_there(pages, name):
+    text = (pages / name).read_text(encoding="utf-8")
+    local = [link for link in re.findall(r'(?:href|src)="([^"#]+)"', text) if not re.match(r"\w+:", link)]
+    assert len(local) > 3
+    missing = [link for link in local if not (pages / link).exists() and not (REPOSITORY / link).exists()]
+    assert missing == []
+
+
+def test_the_gallery_shows_every_published_picture(pages):
+    text = (pages / "gallery.html").read_text(encoding="utf-8")
+    pictures = list((REPOSITORY / "figures").glob("*/*.png"))
+    assert pictures and all(str(path.relative_to(REPOSITORY)) in text for path in pictures)
