@@ -99,6 +99,13 @@ def refresh(arguments) -> int:
     return 0
 
 
+def docs(arguments) -> int:
+    from kitlib import site
+
+    print(site.build(Path(arguments.out)))
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m kitlib", description="Reproduction kit for robust image classifiers")
@@ -125,6 +132,9 @@ def _parser() -> argparse.ArgumentParser:
     add_report(commands.add_parser("report", help="write report.html, one self-contained page about a run"))
     committed = commands.add_parser("refresh", help="regenerate the committed outputs of the notebooks")
     committed.set_defaults(function=refresh)
+    pages = commands.add_parser("docs", help="a static site of the README, the executed notebooks and the figures")
+    pages.add_argument("--out", default=str(REPOSITORY / "site"), metavar="FOLDER", help="default: site/")
+    pages.set_defaults(function=docs)
     return parser
 
 
@@ -145,6 +155,8 @@ def main() -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

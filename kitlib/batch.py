@@ -65,7 +65,7 @@ def _of_paper(name: str) -> list[str]:
         return [name]
     loaded = {each: experiment.load(each, "full") for each in experiment.names()}
     return [each for each, content in loaded.items()
-            if content.paper == name[-1].upper() and content.stands_in_for is None]
+            if content.paper == name[-1].upper() and content.paper_figures and content.stands_in_for is None]
 
 
 def config_of(jobs: list[Job]) -> dict:

@@ -266,6 +266,8 @@ def load(name: str, profile: str = "demo", overrides: dict | str | None = None) 
     profiles = content.pop("profiles", {})
     if profile not in profiles:
         raise KitError(f"experiment '{name}' has no profile '{profile}'{suggestion(str(profile), profiles)}")
+    if not isinstance(profiles[profile] or {}, dict):
+        raise KitError(f"experiment '{name}': profiles.{profile} must be a mapping, not {profiles[profile]!r}")
     merged = _merge(_merge(content, profiles[profile] or {}), read_overrides(overrides))
     return Experiment.read({"name": path.stem, **merged}, f"experiment {path.name}, profile {profile}")
 

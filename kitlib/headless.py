@@ -31,7 +31,7 @@ def main() -> int:
         print(time.strftime("%H:%M:%S"), f"{who}: {notebook.stem} {news}", file=terminal, flush=True)
 
     terminal = os.fdopen(os.dup(2), "w")
-    with alone(copy.with_suffix(".lock"), say), log.open("w") as text:
+    with alone(copy.with_name(f".{copy.stem}.lock"), say), log.open("w") as text:
         os.dup2(text.fileno(), 1)  # the kernel's own output, too, goes to the log
         os.dup2(text.fileno(), 2)
         say("begins")
@@ -71,13 +71,17 @@ def execute(notebook: Path, copy: Path, parameters: dict) -> str | None:
             notebook, aside, parameters, kernel_name="python3", progress_bar=False, log_output=True,
             stdout_file=sys.stdout, stderr_file=sys.stderr)
     except papermill.exceptions.PapermillExecutionError as error:
-        return f"{error.ename}: {error.evalue}"
+        return one_line(error.ename, error.evalue)
     except Exception as error:  # a kernel that died, a disk that is full
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return one_line(type(error).__name__, error)
     finally:
         if aside.exists():
             os.replace(aside, copy)
     return None
+
+
+def one_line(kind: str, message) -> str:
+    return f"{kind}: {' '.join(str(message).split())[:500]}"
 
 
 if __name__ == "__main__":

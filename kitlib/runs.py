@@ -154,7 +154,7 @@ def open_run(experiment: str = "digits_fgsm", profile: str = "demo", seed: int =
     resolved = experiments.load(experiment, profile, overrides)
     for what, name in (("experiment", resolved.name), ("profile", profile)):
         if not re.fullmatch(r"\w([\w. -]*\w)?", name):
-            raise KitError(f"{what} {name!r} names a folder, so it must be of letters, digits, '_', '-', '.' and spaces")
+            raise KitError(f"{what} {name!r} names a folder: use letters, digits, '_', '-', '.' and spaces only")
     changes = experiments.read_overrides(overrides)
     suffix = "+" + hashlib.sha256(json.dumps(changes, sort_keys=True).encode()).hexdigest()[:8] if changes else ""
     folder = runs_folder() / resolved.name / f"{profile}{suffix}" / f"seed{seed}"

@@ -2,9 +2,13 @@
 from __future__ import annotations
 
 import difflib
+import typing
 from typing import Annotated, Any
 
 import pydantic
+
+
+_SHOWN = 5  # problems in one message
 
 
 class KitError(ValueError):
@@ -30,7 +34,9 @@ class Settings(pydantic.BaseModel):
 
 
 def _problems(error: pydantic.ValidationError, settings: type[Settings]) -> str:
-    return "; ".join(_problem(entry, settings) for entry in error.errors())
+    problems = [_problem(entry, settings) for entry in error.errors()]
+    more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+    return "; ".join(problems[:_SHOWN] + more)
 
 
 def _problem(entry: dict, settings: type[Settings]) -> str:
@@ -41,14 +47,22 @@ def _problem(entry: dict, settings: type[Settings]) -> str:
     if entry["type"] == "missing":
         return f"'{place}' is missing"
     message = entry["msg"].removeprefix("Value error, ")
-    return f"'{place}': {message} (got {entry['input']!r:.80})"
+    return f"'{place}': {message} (got {entry['input']!r:.80})" if entry["loc"] else message
 
 
-def _fields_at(settings: type[Settings], path: tuple) -> list[str]:
+def _fields_at(settings: type[Settings] | None, path: tuple) -> list[str]:
+    """The fields of the settings at a place; keys of mappings and positions in lists lead no deeper."""
     for part in path:
         field = getattr(settings, "model_fields", {}).get(str(part))
-        settings = field.annotation if field else None
+        settings = _settings_in(field.annotation) if field else settings
     return sorted(getattr(settings, "model_fields", {}))
+
+
+def _settings_in(annotation: Any) -> type[Settings] | None:
+    """The settings class in a type such as X, X | None, tuple[X, ...] or dict[str, X]."""
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        return annotation
+    return next(filter(None, map(_settings_in, typing.get_args(annotation))), None)
 
 
 def suggestion(name: str, known) -> str:

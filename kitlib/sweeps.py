@@ -59,7 +59,7 @@ class Sweep(Settings):
         are a list, or a mapping from labels to values where these are lists or mappings.
     """
 
-    name: str
+    name: Annotated[str, pydantic.Field(pattern=r"^\w([\w. -]*\w)?$")]
     title: str = ""
     experiment: Annotated[tuple[str, ...], pydantic.BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)]
     profile: str = "demo"

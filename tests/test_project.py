@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 LAYERS = ["settings", "files", "data", "models", "attacks", "defences", "explanations", "detection", "training", "evaluation", "experiment", "runs",
-          "comparison", "results", "plots", "batch", "sweeps", "audit", "report", "commands", "__main__"]
+          "comparison", "results", "plots", "batch", "sweeps", "audit", "report", "site", "commands", "__main__"]
 
 
 LOCKS = ("requirements.lock", "requirements-peers.lock")

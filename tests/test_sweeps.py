@@ -35,7 +35,7 @@ def test_the_sweeps_of_the_kit_are_possible(name):
 
 
 @pytest.mark.parametrize("text, seeds", [
-    ("0-4", (0, 1, 2, 3, 4)), ("0-1, 7", (0, 1, 7)), ("3", (3,)), ("'5'", (5,)), ("[2, 4]", (2, 4))])
+    ("0-4", (0, 1, 2, 3, 4)), ("'0-1, 7'", (0, 1, 7)), ("3", (3,)), ("'5'", (5,)), ("[2, 4]", (2, 4))])
 def test_seeds_are_written_in_several_ways(written, text, seeds):
     assert sweeps.load(written(f"{{experiment: digits_fgsm, seeds: {text}}}")).seeds == seeds
 
@@ -87,6 +87,7 @@ BAD_SWEEPS = [
     ("{experiment: digits_fgsm, grid: {defended.attacks: [[{name: fgsm}]]}}", "need labels"),
     ("{experiment: digits_fgsm, grid: {defended.epochs: {a: 3, b: 3}}}", "two combinations are the same run"),
     ("{experiment: digits_fgsm, grid: {title: [a], title.x: [b]}}", "'title' and 'title.x' are in each other's way"),
+    ("{experiment: digits_fgsm, name: ../x}", "'name'"),
     ("experiment: [", "no valid YAML"),
 ]
 

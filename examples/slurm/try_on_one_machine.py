@@ -27,7 +27,6 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "sinfo")
 PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
-PORT = 17000
 
 SLURM_CONF = """
 ClusterName=one
@@ -49,7 +48,7 @@ MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 ReturnToService=2
-SlurmdTimeout=10
+SlurmdTimeout=5
 JobRequeue=0
 PartitionName=workers Nodes={nodes} Default=YES MaxTime=INFINITE State=UP
 """
@@ -73,6 +72,7 @@ class OneMachineSlurm:
 
     def __init__(self, folder: Path, workers: int):
         self.folder, self.names = folder, [f"w{number + 1}" for number in range(workers)]
+        self.ports = free_ports(1 + workers)
         self.environment = os.environ | {
             "SLURM_CONF": str(folder / "slurm.conf"), "PATH": f"{folder / 'bin'}:{PATH}"}
 
@@ -89,11 +89,13 @@ class OneMachineSlurm:
 
     def _write_settings(self) -> None:
         host, user = socket.gethostname(), subprocess.check_output(["id", "-un"], text=True).strip()
-        text = "".join(NODE.format(name=name, host=host, port=PORT + 1 + number) for number, name in enumerate(self.names))
-        text += SLURM_CONF.format(host=host, user=user, port=PORT, folder=self.folder, nodes=",".join(self.names))
+        text = "".join(NODE.format(name=name, host=host, port=port)
+                       for name, port in zip(self.names, self.ports[1:], strict=True))
+        text += SLURM_CONF.format(host=host, user=user, port=self.ports[0], folder=self.folder,
+                                  nodes=",".join(self.names))
         (self.folder / "slurm.conf").write_text(text)
-        # The plugin's inner step drops every SLURM_ variable, SLURM_CONF among them. A cluster has /etc/slurm/slurm.conf
-        # and does not mind; here srun has to be told.
+        # The plugin's inner step drops every SLURM_ variable, SLURM_CONF among them. A cluster has its
+        # /etc/slurm/slurm.conf and does not mind; here srun has to be told.
         srun = self.folder / "bin" / "srun"
         real = shutil.which("srun", path=PATH)
         srun.write_text(f'#!/bin/sh\nSLURM_CONF="{self.folder}/slurm.conf" exec {real} "$@"\n')
@@ -148,6 +150,15 @@ class OneMachineSlurm:
         for name in ("slurmctld", "munged"):
             with contextlib.suppress(OSError, ValueError):
                 os.kill(int((self.folder / f"{name}.pid").read_text()), signal.SIGTERM)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on just now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
 
 
 def sweep_on_slurm(folder: Path, workers: int, kill: bool) -> float:
