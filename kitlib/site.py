@@ -16,7 +16,9 @@ from markupsafe import Markup
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import markdown2html_mistune
 
-LINKS = (("kitlib", "index.html"), ("gallery", "gallery.html"))
+LINKS = (("kitlib", "index.html"), ("gallery", "gallery.html"), ("contributing", "CONTRIBUTING.html"),
+         ("changes", "CHANGELOG.html"))
+DOCUMENTS = ("CONTRIBUTING.md", "CHANGELOG.md", "data/README.md")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +49,9 @@ def build(target: Path) -> Path:
     shutil.copytree(REPOSITORY / "figures", target / "figures", dirs_exist_ok=True)
     shutil.copyfile(TEMPLATES / "style.css", target / "style.css")
     _write_page(target / "gallery.html", "Gallery", groups=_gallery())
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    _write_page(target / "index.html", "kitlib", body=_as_html(readme))
+    for name in DOCUMENTS:
+        _write_document(REPOSITORY / name, (target / name).with_suffix(".html"), root="../" * name.count("/"))
+    _write_document(REPOSITORY / "README.md", target / "index.html")
     return target / "index.html"
 
 
@@ -58,10 +61,11 @@ def _write_notebook(path: Path, names: list[str], target: Path) -> None:
     write_text(target, html)
 
 
-def _as_html(markdown: str) -> Markup:
-    """The README as HTML; its links to notebooks lead to their pages."""
-    html = markdown2html_mistune(re.sub(r"<!--.*?-->", "", markdown, flags=re.DOTALL))
-    return Markup(re.sub(r'href="(notebooks/[^"]+)\.ipynb"', r'href="\1.html"', html))
+def _write_document(path: Path, target: Path, root: str = "") -> None:
+    """A Markdown file as a page; links to notebooks and to other documents lead to their pages."""
+    markdown = re.sub(r"<!--.*?-->", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    html = re.sub(r'href="([^":]+)\.(ipynb|md)"', r'href="\1.html"', markdown2html_mistune(markdown))
+    _write_page(target, path.stem, root=root, body=Markup(html))
 
 
 def _gallery() -> tuple[Group, ...]:
@@ -78,7 +82,7 @@ def _caption(stem: str) -> str:
     return CAPTIONS.get(stem, stem.replace("_", " ").capitalize())
 
 
-def _write_page(path: Path, title: str, **content) -> None:
+def _write_page(path: Path, title: str, root: str = "", **content) -> None:
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True,
                                      undefined=jinja2.ChainableUndefined)
-    write_text(path, environment.get_template("page.html").render(title=title, links=LINKS, root="", **content))
+    write_text(path, environment.get_template("page.html").render(title=title, links=LINKS, root=root, **content))
