@@ -262,8 +262,9 @@ def deterministic(m: Measurements) -> Finding:
 
 
 @check("The attack does not write the label into the image",
-       threshold="at most 1 point above predicted labels or no attack",
-       source="Kurakin et al. 2017, arXiv:1611.01236, section 4",
+       threshold="at most 1 point above predicted labels or no attack; the step alone, over grey, tells no more labels "
+                 "than chance",
+       source="Kurakin et al. 2017, arXiv:1611.01236, section 4; the step over grey is the kit's own control",
        means="FGSM with true labels marks the answer, and the model has learnt to read it (label leaking). Its "
              "accuracy under FGSM means nothing: use predicted labels in training, and PGD to judge.")
 def label_leak(m: Measurements) -> Finding:
@@ -275,8 +276,12 @@ def label_leak(m: Measurements) -> Finding:
                     f"{points(predicted.right.mean())} with predicted")
         values[format_epsilon(eps)] = {"true": true.accuracy.value, "predicted": predicted.accuracy.value}
     own = [name for name, each in m.own.items() if exceeds(more_right(each.right, m.clean), len(m.labels), LEAK)]
+    on_grey = Accuracy.of(m.step_on_grey)
+    leaks.append(on_grey.interval[0] > guessing(m.labels))
     said += [f"{name} (the claim's own) leaves {points(m.own[name].right.mean())}" for name in own]
-    said.append(f"no attack {points(m.clean.mean())}")
+    said += [f"no attack {points(m.clean.mean())}",
+             f"from the step over grey the model reads {points(on_grey.value)} of the labels"]
+    values["on_grey"] = on_grey.value
     return Finding(_flag_if(any(leaks) or bool(own)), f"FGSM at {'; '.join(said)}", values)
 
 

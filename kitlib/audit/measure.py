@@ -12,7 +12,7 @@ from kitlib.audit import surrogate
 from kitlib.audit.target import Averaged, Target, straight_through
 from kitlib.data import similarity
 from kitlib.evaluation import Accuracy
-from kitlib.models import as_pixels, predict_logits
+from kitlib.models import Normalisation, as_pixels, predict_logits
 from kitlib.settings import KitError, Settings, format_epsilon
 
 import keras
@@ -185,6 +185,15 @@ class Measurements:
             found[eps] = tuple(
                 self.attacked(attacks.FGSM(eps=eps, labels=labels)) for labels in ("true", "predicted"))
         return found
+
+    @functools.cached_property
+    def step_on_grey(self) -> np.ndarray:
+        """FGSM's step for the true label, at half of the pixel range and not clipped, laid over plain grey: is the
+        answer the label of the image that the step was made for? Bool N."""
+        unclipped = attacks.PaperAFGSM(eps=LARGE, normalisation=Normalisation(mean=0, std=1), clip=None)
+        stepped = attacks.run(unclipped, self.model, self.images, self.labels, batch_size=BATCH, seed=self.seed)
+        on_grey = np.clip(0.5 + stepped.images - self.images, 0, 1)
+        return predict_logits(self.model, on_grey, BATCH).argmax(1) == self.labels
 
     @functools.cached_property
     def sweep(self) -> dict[float, Attacked]:
