@@ -11,6 +11,7 @@
 #
 # KITLIB_RUNS (default runs/) is where runs lie.
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -77,11 +78,12 @@ rule data_preparation:
     params:
         experiment=lambda wildcards: config.get("experiments", {}).get(wildcards.experiment, wildcards.experiment),
         profile=lambda wildcards: wildcards.profile.split("+")[0],
-        overrides=lambda wildcards: OVERRIDES.get(f"{wildcards.experiment}/{wildcards.profile}", ""),
+        # quoted here, because Snakemake's :q makes nothing of an empty text
+        overrides=lambda wildcards: shlex.quote(OVERRIDES.get(f"{wildcards.experiment}/{wildcards.profile}", "")),
     shell:
         # `exec`, so that nothing stands between Snakemake and the notebook when one of them is killed
         "exec {sys.executable:q} -P {ROOT}/kitlib/headless.py {input.notebook:q} {log.notebook:q} {log.text:q}"
-        " {params.experiment:q} {params.profile:q} {wildcards.seed} {params.overrides:q}"
+        " {params.experiment:q} {params.profile:q} {wildcards.seed} {params.overrides}"
 
 
 use rule data_preparation as baseline_training with:
