@@ -445,10 +445,14 @@ def neighbour_curves(found: dict[int, dict], class_names) -> Figure:
 
 
 def similarity_maps(maps: dict[str, np.ndarray]) -> Figure:
-    """Correlation of every image with every other, in the order of file numbers; one panel a title."""
+    """Correlation of every image with every other, in the order of file numbers; one panel a title.
+
+    The colours begin at the first percentile, or at 0 where that is negative.
+    """
     figure, grid = plt.subplots(1, len(maps), figsize=(3.9 * len(maps), 4.2), squeeze=False)
+    low = max(0.0, min(float(np.percentile(values, 1)) for values in maps.values()))
     for axes, (title, values) in zip(grid[0], maps.items(), strict=True):
-        shown = axes.imshow(values, cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
+        shown = axes.imshow(values, cmap="cividis", vmin=low, vmax=1, interpolation="nearest")
         axes.set(title=title, xlabel="file number")
         axes.grid(False)
     grid[0][0].set_ylabel("file number")
