@@ -243,6 +243,11 @@ class Experiment(Settings):
                                  f"before it{suggestion(contender.of, models)}")
             models |= {name} if contender.training else set()
 
+    def image_limits(self) -> dict[str, int]:
+        """By the name of each as-defined attack, how many of the judged images it is made on, where not on all."""
+        count = self.evaluation.as_defined_images
+        return {} if count is None else dict.fromkeys(self.attacks.as_defined, count)
+
 
 def further_notebooks() -> list[str]:
     """The notebooks after the five that every experiment runs, without .ipynb."""
@@ -295,8 +300,13 @@ def _laid_over(whole: dict, contender: Any) -> Any:
 
 def _with_base(content: dict) -> dict:
     """`content` laid over that of the experiment that it is based on."""
-    base = content.pop("based_on", None)
-    return content if base is None else _merge(_read_yaml(_path_of(base)), content)
+    name = content.pop("based_on", None)
+    if name is None:
+        return content
+    base = _read_yaml(_path_of(name))
+    if "based_on" in base:
+        raise KitError(f"based_on: '{name}' is itself based on '{base['based_on']}': name that one")
+    return _merge(base, content)
 
 
 def _path_of(name: str) -> Path:

@@ -183,7 +183,7 @@ def test_an_experiment_may_say_only_what_differs_from_another(tmp_path):
 
 
 @pytest.mark.parametrize("base, message", [
-    ("digits", "there is no experiment 'digits'"), ("lung_ct_grouped", "unknown key 'based_on'"),
+    ("digits", "there is no experiment 'digits'"), ("lung_ct_grouped", "itself based on 'lung_ct'"),
 ])
 def test_an_impossible_base_is_refused(tmp_path, base, message):
     file = tmp_path / "mine.yaml"
