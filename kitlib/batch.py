@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from kitlib.settings import KitError
 # Older than what it leads to, in files or in settings. The text of a rule is left out: how a notebook is started
 # does not change what it computes.
 OUT_OF_DATE = ("mtime", "input", "params")
+LONG_AGO = 1e9  # seconds since 1970: 2001
+MINUTE = 60
 
 
 @dataclass(frozen=True)
@@ -93,11 +96,23 @@ def run(config: dict, how: How) -> int:
     folder = runs.runs_folder()
     with alone_in(folder, "batch") as lock:
         write_json(folder / "batch.json", config)
+        date_back({(folder / target).parent for target in config["targets"] if target.endswith("results.json")})
         environment = os.environ | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "KITLIB_RUNS": str(folder), "KITLIB_DRIVER": str(os.getpid())}
         # With the lock in its hands Snakemake holds the folder even if it should outlive this process.
         return subprocess.run(_command(folder, how), env=environment, pass_fds=[lock.fileno()]).returncode
+
+
+def date_back(folders) -> None:
+    """Give files of runs that are dated later than now, as a wrong clock leaves them, a date long ago.
+
+    They would look newer than every change until then. So Snakemake compares what they were made from by content.
+    """
+    now = time.time()
+    for path in (path for folder in folders for path in folder.rglob("*")):
+        if path.is_file() and path.stat().st_mtime > now + MINUTE:
+            os.utime(path, (LONG_AGO, LONG_AGO))
 
 
 def _command(folder: Path, how: How) -> list[str]:

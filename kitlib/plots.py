@@ -294,7 +294,8 @@ def over_seeds(groups: dict[str, dict[str, dict]]) -> Figure:
                 _spread(axes, spreads[under], place + shift, colour, label)
         axes.set(title=title, xlim=(-0.02, 1.02), xlabel="accuracy", yticks=range(len(unders)), yticklabels=unders)
     grid[0, 0].invert_yaxis()
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4,
+                  title="each seed, the mean, and its 95 % interval")
     return figure
 
 
@@ -313,12 +314,14 @@ def along_axis(key: str, labels: list[str], models: dict[str, dict[str, list]]) 
     """
     figure, grid = plt.subplots(1, len(models), figsize=(1.5 + 4.2 * len(models), 3.8), sharey=True, squeeze=False)
     for axes, (model, curves) in zip(grid[0], models.items(), strict=True):
-        for under, spreads in curves.items():
+        for number, (under, spreads) in enumerate(curves.items()):
+            places = np.arange(len(labels)) + 0.06 * (number - (len(curves) - 1) / 2)  # side by side
             means = np.array([spread.mean for spread in spreads])
             ends = np.array([spread.interval or (spread.mean, spread.mean) for spread in spreads])
-            axes.errorbar(range(len(labels)), means, yerr=np.abs(ends.T - means), marker="o", capsize=3, label=under)
+            axes.errorbar(places, means, yerr=np.abs(ends.T - means), marker="o", capsize=3, label=under)
         axes.set(title=model, xlabel=key, xticks=range(len(labels)), xticklabels=labels, ylim=(-0.02, 1.02))
-    grid[0, 0].set_ylabel("accuracy")
+        axes.margins(x=0.15)
+    grid[0, 0].set_ylabel("mean accuracy, 95 % interval")
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
