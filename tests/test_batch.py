@@ -1,0 +1,173 @@
+"""The batch machinery over toy notebooks: only what is out of date runs, failures and kills lose nothing."""
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+from kitlib import batch
+
+import nbformat
+import pytest
+from toy_batch import MADE, ToyBatch
+
+RESULT = "toy/demo/seed0/records/attacks.json"  # of notebook 03, so that three are run
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A toy batch that has been run to its end."""
+    toy = ToyBatch(tmp_path_factory.mktemp("toy"))
+    status, said = toy.run(RESULT)
+    assert status == 0, said
+    assert toy.ran(said) == sorted(MADE)[:3]
+    return toy
+
+
+def age(path: Path, seconds: float) -> None:
+    """Shift a file's clock: negative is into the past."""
+    moment = time.time() + seconds
+    os.utime(path, (moment, moment))
+
+
+def test_a_second_call_runs_nothing_and_a_fresh_checkout_is_no_change(done):
+    assert done.run(RESULT) == (0, "")
+    for path in [*done.home.rglob("*.py"), *done.home.rglob("*.ipynb")]:
+        path.touch()
+    assert done.planned(RESULT) == []
+
+
+def test_a_changed_notebook_runs_again_with_all_that_depends_on_it(done):
+    path = done.home / "notebooks" / "02_baseline_training.ipynb"
+    before = path.read_text()
+    notebook = nbformat.read(path, 4)
+    notebook.cells.append(nbformat.v4.new_code_cell("1 + 1"))
+    nbformat.write(notebook, path)
+    assert done.planned(RESULT) == ["attack_generation", "baseline_training"]
+    path.write_text(before)
+    assert done.planned(RESULT) == []
+
+
+def test_a_changed_library_makes_all_out_of_date_unless_what_is_there_is_accepted(done):
+    (done.home / "kitlib" / "library.py").write_text("VERSION = 2\n")
+    assert done.planned(RESULT) == ["attack_generation", "baseline_training", "data_preparation"]
+    assert done.run(RESULT, options=["--touch"])[0] == 0
+    assert done.planned(RESULT) == []
+
+
+def test_a_clock_that_jumps_never_passes_off_the_old_for_the_new(done):
+    """Outputs from next week: nothing is done again for that alone, and a change by the right clock still counts."""
+    for path in done.folder().rglob("*.*"):
+        age(path, 7 * 24 * 3600)
+    batch.date_back([done.folder()])
+    assert done.planned(RESULT) == []
+    (done.home / "notebooks" / "experiments" / "toy.yaml").write_text("profiles: {demo: {}}\n# changed\n")
+    assert "data_preparation" in done.planned(RESULT)
+
+
+def test_a_failing_notebook_is_named_keeps_its_copy_and_holds_up_nobody_else(tmp_path):
+    toy = ToyBatch(tmp_path)
+    status, said = toy.run("toy/demo/seed13/records/data.json", "toy/demo/seed1/records/data.json")
+    assert status == 1
+    assert "toy, demo, seed 13: 01_data_preparation FAILED: RuntimeError: an unlucky seed" in said
+    assert set(toy.content(1)) == {"prepared.npz", "records/data.json"} and toy.content(13) == {}
+    copy = nbformat.read(toy.folder(13) / "notebooks" / "01_data_preparation.ipynb", 4)
+    assert any(output.get("ename") == "RuntimeError" for cell in copy.cells for output in cell.get("outputs", ()))
+    assert "an unlucky seed" in (toy.folder(13) / "logs" / "01_data_preparation.log").read_text()
+
+
+def test_overrides_and_own_experiments_reach_the_notebook(tmp_path):
+    toy = ToyBatch(tmp_path)
+    own = tmp_path / "my own.yaml"
+    own.write_text("profiles: {demo: {}}\n")
+    changes = '{"title": "it\'s 5 $HOME", "baseline": {"epochs": 3}}'
+    status, said = toy.run("my own/demo+changed/seed2/records/data.json", experiments={"my own": str(own)},
+                           overrides={"my own/demo+changed": changes})
+    assert status == 0, said
+    assert changes in (toy.runs / "my own/demo+changed/seed2/records/data.json").read_text()
+
+
+def descendants(process: int) -> dict[int, str]:
+    """Command line by process id, of everything that this process started and that lives."""
+    found, parents = {}, {process}
+    for _ in range(8):
+        for place in Path("/proc").glob("[0-9]*"):
+            try:
+                parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+                if parent in parents:
+                    found[int(place.name)] = (place / "cmdline").read_bytes().decode().replace("\0", " ")
+            except (OSError, ValueError):
+                continue
+        parents |= set(found)
+    return found
+
+
+VICTIMS = {"kernel": "ipykernel_launcher", "papermill": "headless.py", "driver": "snakemake"}
+
+
+@pytest.mark.parametrize("victim", [
+    pytest.param("kernel", marks=pytest.mark.slow), pytest.param("papermill", marks=pytest.mark.slow), "driver"])
+def test_what_was_killed_is_done_again_and_nothing_half_written_is_taken(victim, done, tmp_path):
+    """kill -9 at a random moment of notebook 01 or 02, then again to the end."""
+    toy, dice = ToyBatch(tmp_path), random.Random(victim)
+    target = "toy/demo/seed0/records/baseline.json"
+    process = toy.start(target)
+    notebook = dice.choice(["01_data_preparation", "02_baseline_training"])
+    others = wait_for(lambda: of_kind(process.pid, "ipykernel_launcher", toy, notebook))
+    time.sleep(dice.uniform(0, 1.5))
+    killed = process.pid if victim == "driver" else next(iter(of_kind(process.pid, VICTIMS[victim])), None)
+    if killed:
+        os.kill(killed, signal.SIGKILL)
+    _, said = process.communicate(timeout=60)
+    if victim == "driver":  # everything below it ends with it
+        wait_for(lambda: not any(Path(f"/proc/{each}").exists() for each in others))
+    whole = done.content()
+    assert all(content == whole[name] for name, content in toy.content().items())
+    status, said = toy.run(target)
+    assert status == 0, said
+    assert toy.content() == {name: whole[name] for name in toy.content()} and "records/baseline.json" in toy.content()
+
+
+def of_kind(process: int, words: str, toy=None, notebook: str | None = None) -> list[int]:
+    """Processes below `process` whose command line holds `words`, once `notebook` has begun."""
+    if notebook and not (toy.folder() / "logs" / f"{notebook}.log").exists():
+        return []
+    return [each for each, command in descendants(process).items() if words in command]
+
+
+def wait_for(condition, seconds: float = 60):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.1)
+    raise AssertionError("it did not come about")
+
+
+@pytest.mark.slow
+def test_a_file_cut_short_by_the_disk_or_a_crash_is_not_taken_for_done(tmp_path):
+    """Snakemake keeps a note of every notebook that has begun and not ended; its outputs are made again."""
+    toy = ToyBatch(tmp_path)
+    target = "toy/demo/seed0/records/data.json"
+    process = toy.start(target)
+    wait_for(lambda: of_kind(process.pid, "ipykernel_launcher"))
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    for name in MADE["01_data_preparation"]:
+        (toy.folder() / name).parent.mkdir(parents=True, exist_ok=True)
+        (toy.folder() / name).write_text("half")
+    assert toy.run(target)[0] == 0
+    assert "half" not in [content.decode() for content in toy.content().values()]
+
+
+@pytest.mark.slow
+def test_the_same_notebook_of_the_same_run_never_runs_twice_at_a_time(tmp_path):
+    """Two batches that do not know of each other: the second waits for the first."""
+    toy = ToyBatch(tmp_path)
+    target = "toy/demo/seed0/records/data.json"
+    first = toy.start(target)
+    wait_for(lambda: of_kind(first.pid, "ipykernel_launcher"))
+    second = toy.start(target)
+    (_, said_first), (_, said_second) = first.communicate(timeout=120), second.communicate(timeout=120)
+    assert first.returncode == second.returncode == 0
+    assert "01_data_preparation waits: it runs already" in said_first + said_second

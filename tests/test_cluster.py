@@ -1,0 +1,60 @@
+"""The batch on a cluster: what Snakemake is told, and a real Slurm on this machine where one is installed.
+
+The whole trial, with a sweep and a worker that is killed: examples/slurm/try_on_one_machine.py.
+"""
+import importlib.util
+import shutil
+import time
+
+from kitlib import batch
+from kitlib.experiment import REPOSITORY
+
+import pytest
+import yaml
+
+EXAMPLE = REPOSITORY / "examples" / "slurm"
+SPEC = importlib.util.spec_from_file_location("trial", EXAMPLE / "try_on_one_machine.py")
+trial = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(trial)
+
+
+def test_a_cluster_is_a_snakemake_profile_and_knows_no_limit_of_this_machine(tmp_path):
+    (tmp_path / "batch.json").write_text('{"targets": ["digits_fgsm/full/seed0/results.json"]}')
+    here = batch._command(tmp_path, batch.How())
+    there = batch._command(tmp_path, batch.How(profile=str(EXAMPLE)))
+    assert "training=1" in here and "--profile" not in here
+    assert there[there.index("--profile") + 1] == str(EXAMPLE)
+    assert not any(option.startswith("training=") for option in there)
+
+
+def test_the_example_s_profile_sends_a_lost_notebook_out_again():
+    settings = yaml.safe_load((EXAMPLE / "config.yaml").read_text())
+    assert settings["executor"] == "slurm" and settings["retries"] >= 1
+    batch.How(profile=str(EXAMPLE)).check()
+
+
+def test_equal_results_are_told_from_different_ones(tmp_path, capsys):
+    for place, accuracy in (("cluster", 0.5), ("local", 0.5)):
+        folder = tmp_path / place / "digits_fgsm/smoke/seed0"
+        folder.mkdir(parents=True)
+        (folder / "results.json").write_text(f'{{"accuracy": {accuracy}, "seconds": {len(place)}}}')
+    assert trial.compare(tmp_path) == 0
+    (folder / "results.json").write_text('{"accuracy": 0.6, "seconds": 1}')
+    assert trial.compare(tmp_path) == 1
+    (tmp_path / "empty").mkdir()
+    assert trial.compare(tmp_path / "empty") == 1
+
+
+HAS_SLURM = all(shutil.which(name, path=trial.PATH) for name in trial.NEEDED)
+
+
+@pytest.mark.skipif(not HAS_SLURM, reason="Slurm is not installed")
+def test_a_worker_that_is_killed_is_seen_to_be_down(tmp_path):
+    with trial.OneMachineSlurm(tmp_path, workers=2) as slurm:
+        assert len(slurm.ask("srun", "--nodes=2", "--nodelist=w1,w2", "hostname").splitlines()) == 2
+        assert len(slurm.kill("w2")) >= 1
+        end = time.monotonic() + 60
+        while "down" not in slurm.ask("sinfo", "--noheader", "--nodes=w2", "--format=%T"):
+            assert time.monotonic() < end
+            time.sleep(1)
+        assert slurm.ask("srun", "--nodes=1", "hostname").strip()
