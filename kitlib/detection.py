@@ -98,8 +98,9 @@ def evade(detector: Detector, images, labels, attack: InBall, targets: int = 2, 
     """The adaptive attack: fool the model without raising an alarm (after Carlini & Wagner 2017, arXiv:1705.07263,
     and He et al. 2017, arXiv:1706.04701, who broke feature squeezing so).
 
-    attack: the attack in a ball, such as PGD, that is run, targeted, on the detector's `surrogate`: towards each of the
-    `targets` wrong classes that the model finds most likely, in that order, until the image evades.
+    attack: an attack in a ball, such as PGD. It is run on the model alone, which is enough for some images; then,
+    targeted, on the detector's `surrogate`, towards each of the `targets` wrong classes that the model finds most
+    likely. An image is left alone once it evades.
     images: float32, N x H x W x C, in [0, 1]. labels: int N, the true classes.
 
     Returns (adversarial images, evaded): `evaded`, bool N, says which are misclassified without an alarm. An
@@ -110,11 +111,12 @@ def evade(detector: Detector, images, labels, attack: InBall, targets: int = 2, 
     logits[np.arange(len(labels)), labels] = -np.inf
     ranked = np.argsort(-logits, axis=1)[:, :min(targets, logits.shape[1] - 1)]
     found, evaded = np.array(images), np.zeros(len(labels), bool)
-    for wanted in ranked.T:
+    tries = [(attack, detector.model, labels), *((targeted, surrogate, wanted) for wanted in ranked.T)]
+    for each, model, given in tries:
         left = np.flatnonzero(~evaded)
         if len(left) == 0:
             break
-        result = attacks.run(targeted, surrogate, images[left], wanted[left], batch_size=batch_size, seed=seed)
+        result = attacks.run(each, model, images[left], given[left], batch_size=batch_size, seed=seed)
         predictions, alarms = detector.examine(result.images, batch_size)
         found[left], evaded[left] = result.images, (predictions != labels[left]) & ~alarms
     return found, evaded

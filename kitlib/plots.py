@@ -415,7 +415,7 @@ def recalls(records: dict[str, dict[str, dict]], classes) -> Figure:
         axes.set(xlim=(-3, 103), xlabel="recall, %", title=f"{name}, {found[0]['count']} images")
     grid[0][0].set(yticks=np.arange(len(situations)), yticklabels=situations)
     grid[0][0].invert_yaxis()
-    grid[0][0].legend(fontsize=8)
+    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(records), fontsize=9)
     return figure
 
 
