@@ -213,8 +213,9 @@ def transfer_matrix(
     for name, made_on in entrants.items():
         whole = _to_the_end(attack)     # an image that only just fools its own model says little of another
         shown[name] = attacks.run(whole, made_on.attacked, images, labels, batch_size=batch_size, seed=seed).images
-    return {
-        name: {other: Accuracy.of(models.predict_logits(by.judged, pixels).argmax(1) == labels)
-               for other, by in entrants.items()}
-        for name, pixels in shown.items()
-    }
+
+    def accuracy(judged: keras.Model, pixels: np.ndarray) -> Accuracy:
+        return Accuracy.of(~attacks.run(attacks.Clean(), judged, pixels, labels, batch_size=batch_size).fooled)
+
+    return {name: {other: accuracy(by.judged, pixels) for other, by in entrants.items()}
+            for name, pixels in shown.items()}
