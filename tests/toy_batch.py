@@ -2,6 +2,9 @@
 
 Snakefile, headless.py, papermill and kernels are the real ones; each notebook writes what its rule promises,
 slowly and piece by piece, so that a kill can hit it in the middle.
+
+`python tests/toy_batch.py` shows how the total time grows with runs and with notebooks at a time. There each notebook
+is two seconds of sleep, so that what is measured is the engine and not this machine.
 """
 import json
 import os
@@ -9,6 +12,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 from kitlib.experiment import REPOSITORY
@@ -41,6 +46,18 @@ for name in MADE:
 """
 
 
+SLEEPER = """
+import sys, time
+from pathlib import Path
+notebook, copy = map(Path, sys.argv[1:3])
+time.sleep({seconds})
+for name in {made!r}[notebook.stem]:
+    path = copy.parent.parent / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(name)
+"""
+
+
 class ToyBatch:
     """A repository with toy notebooks, a folder of runs, and Snakemake over them."""
 
@@ -64,18 +81,23 @@ class ToyBatch:
         notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
         nbformat.write(notebook, self.home / "notebooks" / f"{name}.ipynb")
 
+    def sleep_instead(self, seconds: float) -> None:
+        """From now on a notebook only sleeps and then leaves what its rule promises."""
+        (self.home / "kitlib" / "headless.py").write_text(SLEEPER.format(made=MADE, seconds=seconds))
+
     def folder(self, seed: int = 0, profile: str = "demo") -> Path:
         return self.runs / "toy" / profile / f"seed{seed}"
 
-    def start(self, *targets: str, options=(), **config) -> subprocess.Popen:
+    def start(self, *targets: str, options=(), cores: int = 2, **config) -> subprocess.Popen:
         """Snakemake in the background, as kitlib.batch calls it."""
         from kitlib import batch
 
         (self.runs / "batch.json").write_text(json.dumps({"targets": targets, **config}))
         command = [
             sys.executable, "-m", "snakemake", "--snakefile", str(self.home / "Snakefile"),
-            "--directory", str(self.runs), "--configfile", str(self.runs / "batch.json"), "--cores", "2", "--nolock",
-            "--rerun-incomplete", "--keep-going", "--rerun-triggers", *batch.OUT_OF_DATE, "--quiet", "all", *options]
+            "--directory", str(self.runs), "--configfile", str(self.runs / "batch.json"), "--cores", str(cores),
+            "--nolock", "--rerun-incomplete", "--keep-going", "--rerun-triggers", *batch.OUT_OF_DATE,
+            "--quiet", "all", *options]
         environment = os.environ | {"KITLIB_RUNS": str(self.runs), "KITLIB_DRIVER": str(os.getpid())}
         return subprocess.Popen(command, env=environment, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
 
@@ -100,3 +122,26 @@ class ToyBatch:
         """Every promised file that is there."""
         places = {name: self.folder(seed) / name for made in MADE.values() for name in made}
         return {name: path.read_bytes() for name, path in places.items() if path.exists()}
+
+
+def growth(runs=(1, 2, 4, 8, 16), workers=(1, 2, 4, 8), seconds: float = 2.0) -> None:
+    """Print total seconds by runs and by notebooks at a time, each beside the least that is possible."""
+    heads = " | ".join(f"{count} at a time" for count in workers)
+    print(f"| runs of five notebooks, {seconds:g} s each | {heads} |")
+    print("|" + " --- |" * (len(workers) + 1))
+    for count in runs:
+        cells = []
+        for cores in workers:
+            with tempfile.TemporaryDirectory() as home:
+                toy = ToyBatch(Path(home))
+                toy.sleep_instead(seconds)
+                begin = time.monotonic()
+                status, said = toy.run(*(f"toy/demo/seed{seed}/results.json" for seed in range(count)), cores=cores)
+                assert status == 0, said
+            least = seconds * max(4 if cores > 1 else 5, 5 * count / cores)  # 03 and 04 go side by side
+            cells.append(f"{time.monotonic() - begin:.0f} (least {least:.0f})")
+        print(f"| {count} | " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    growth()
