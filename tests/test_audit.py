@@ -15,8 +15,8 @@ import tensorflow as tf
 from keras import layers
 
 EPS = 0.25
-TINY = audit.Effort(images=200, steps=15, apgd_steps=12, queries=100, targets=1, cw_images=12, cw_searches=4,
-                    cw_steps=30)
+TINY = audit.Effort(images=200, steps=30, apgd_steps=15, queries=100, targets=1, cw_images=12, cw_searches=5,
+                    cw_steps=60)
 PGD = {"name": "pgd", "eps": EPS, "step": 0.08, "steps": 6}
 
 

@@ -44,7 +44,7 @@ class Effort(Settings):
     cw_steps: int
 
 
-QUICK = Effort(images=100, steps=20, apgd_steps=30, queries=300, targets=0, cw_images=20, cw_searches=4, cw_steps=40)
+QUICK = Effort(images=100, steps=30, apgd_steps=30, queries=300, targets=0, cw_images=20, cw_searches=5, cw_steps=60)
 FULL = Effort(images=1000, steps=40, apgd_steps=100, queries=5000, targets=3, cw_images=100, cw_searches=6,
               cw_steps=100)
 
@@ -117,11 +117,12 @@ class Attacked:
 class Measurements:
     """Everything the checks look at, measured when it is first asked for.
 
-    say: gets a line of progress before each longer piece of work.
+    say: gets a line before each longer piece of work. progress: show a bar within each attack.
     """
 
-    def __init__(self, subject: Subject, effort: Effort, seed: int = 0, say: Callable[[str], None] = lambda line: None):
-        self.subject, self.effort, self.seed, self.say = subject, effort, seed, say
+    def __init__(self, subject: Subject, effort: Effort, seed: int = 0, say: Callable[[str], None] = lambda line: None,
+                 progress: bool = False):
+        self.subject, self.effort, self.seed, self.say, self.progress = subject, effort, seed, say, progress
         self.model = subject.target.model
         self.images, self.labels = subject.images, subject.labels.astype(np.int32)
 
@@ -143,8 +144,7 @@ class Measurements:
         """
         rows = np.arange(len(self.labels)) if on is None else on
         clean, labels = self.images[rows], self.labels[rows]
-        result = attacks.run(attack, model or self.model, clean, labels if targets is None else targets[rows],
-                             batch_size=BATCH, seed=self.seed)
+        result = self._run(attack, model or self.model, clean, labels if targets is None else targets[rows])
         finite = np.isfinite(result.images).all()
         right = predict_logits(self.model, result.images, BATCH).argmax(1) == labels
         turned = np.flatnonzero(self.clean[rows] & ~right)[:SHOWN]
@@ -153,6 +153,10 @@ class Measurements:
             low=float(result.images.min()), high=float(result.images.max()), seconds=result.seconds,
             turned=rows[turned], images=result.images[turned].copy(),
         )
+
+    def _run(self, attack: Attack, model, images, labels, keep_images: bool = True) -> attacks.AttackResult:
+        return attacks.run(attack, model, images, labels, batch_size=BATCH, seed=self.seed, keep_images=keep_images,
+                           progress=self.progress)
 
     def _named(self, name: str, **settings) -> Attacked:
         attack = attacks.read({"name": name, **settings})
@@ -191,7 +195,7 @@ class Measurements:
         """FGSM's step for the true label, at half of the pixel range and not clipped, laid over plain grey: is the
         answer the label of the image that the step was made for? Bool N."""
         unclipped = attacks.PaperAFGSM(eps=LARGE, normalisation=Normalisation(mean=0, std=1), clip=None)
-        stepped = attacks.run(unclipped, self.model, self.images, self.labels, batch_size=BATCH, seed=self.seed)
+        stepped = self._run(unclipped, self.model, self.images, self.labels)
         on_grey = np.clip(0.5 + stepped.images - self.images, 0, 1)
         return predict_logits(self.model, on_grey, BATCH).argmax(1) == self.labels
 
@@ -312,8 +316,7 @@ class Measurements:
         found[0.0] = Accuracy.of(right)
         for eps in (self.subject.eps, min(4 * self.subject.eps, LARGE)):
             attack = self.pgd.attack.model_copy(update={"eps": eps})
-            result = attacks.run(attack, known.model, known.images, known.labels, batch_size=BATCH, seed=self.seed,
-                                 keep_images=False)
+            result = self._run(attack, known.model, known.images, known.labels, keep_images=False)
             found[eps] = Accuracy.of(~result.fooled)
         return found
 
@@ -327,7 +330,7 @@ class Measurements:
         if len(rows) == 0:
             return None
         self.say(str(attack))
-        return attacks.run(attack, self.model, self.images[rows], self.labels[rows], batch_size=BATCH, seed=self.seed)
+        return self._run(attack, self.model, self.images[rows], self.labels[rows])
 
     # --- gradients and randomness
 
@@ -354,7 +357,6 @@ class Measurements:
         return uphill > sideways
 
     def _gradients(self, loss: Callable) -> np.ndarray:
-        @tf.function(reduce_retracing=True)
         def gradient(images, labels):
             with tf.GradientTape() as tape:
                 tape.watch(images)
@@ -362,9 +364,12 @@ class Measurements:
             found = tape.gradient(value, images)
             return tf.zeros_like(images) if found is None else found
 
+        signature = [tf.TensorSpec([None, *self.images.shape[1:]]), tf.TensorSpec([None], tf.int32)]
+        # Called through its concrete function, as TensorFlow would take one line's functions for one that retraces.
+        compiled = tf.function(gradient, input_signature=signature, autograph=False).get_concrete_function()
         parts = range(0, len(self.labels), BATCH)
         batches = ((self.images[i:i + BATCH], self.labels[i:i + BATCH]) for i in parts)
-        return np.concatenate([gradient(*map(tf.constant, batch)).numpy() for batch in batches])
+        return np.concatenate([compiled(*map(tf.constant, batch)).numpy() for batch in batches])
 
     @functools.cached_property
     def spread_of_passes(self) -> dict[str, float]:
@@ -411,7 +416,7 @@ class Measurements:
     def along_the_step(self) -> tuple[np.ndarray, np.ndarray]:
         """At image + k * delta, one row a k of LINE, where delta is FGSM's step: right or wrong (bool 9 x N), and
         the cross-entropy (float 9 x N)."""
-        found = attacks.run(self.fgsm.attack, self.model, self.images, self.labels, batch_size=BATCH, seed=self.seed)
+        found = self._run(self.fgsm.attack, self.model, self.images, self.labels)
         step = found.images - self.images
         logits = np.stack([predict_logits(self.model, self.images + np.float32(k) * step, BATCH) for k in LINE])
         labels = np.broadcast_to(self.labels, logits.shape[:2])
