@@ -38,8 +38,8 @@ SUCCESS = 0.95          # of C&W, whose distance is not bounded
 MEAN_OF_ATTACKS = 0.01  # that the mean over attacks may lie above the worst case
 CLIMB = 0.90            # share of images on which the gradient leads uphill
 CONTROL = 0.005         # share of answers that an attack with eps = 0 may change
-ALIKE = 0.98            # correlation from which two images are near-duplicates
-ALIKE_SMALL = 0.995     # the same below 16 pixels a side, where different images are much alike, too
+ALIKE = 0.001           # two images are near-duplicates where 1 - correlation is below this,
+ALIKE_SHARE = 0.05      # or below this share of what is usual between a judged and its nearest training image
 DUPLICATES = 0.005      # share of judged images with a near-duplicate in the training data
 
 NONE_RIGHT = "the model answers no image rightly, even without attack"
@@ -359,7 +359,8 @@ def worst_case(m: Measurements) -> Finding:
     rights = np.stack([each.right for each in m.own.values()])
     mean, own_worst = float(rights.mean()), float((rights.all(0) & m.clean).mean())
     said += f"; the claim's own attacks: mean {points(mean)}, worst case {points(own_worst)}"
-    return Finding(_flag_if(mean - own_worst > MEAN_OF_ATTACKS), said,
+    over = round((mean - own_worst) * len(m.labels))
+    return Finding(_flag_if(exceeds(over, len(m.labels), MEAN_OF_ATTACKS)), said,
                    {**values, "own_mean": mean, "own_worst": own_worst}, matters=False)
 
 
@@ -396,8 +397,8 @@ def identity_control(m: Measurements) -> Finding:
 
 
 @check("Intervals are given, and the test images are new to the model",
-       threshold="in the training data no exact copy, and near-duplicates of at most 0.5 % (correlation above 0.98, "
-       "below 16 pixels a side 0.995)",
+       threshold="in the training data no exact copy, and near-duplicates of at most 0.5 % (1 - correlation under a "
+                 "twentieth of the usual one to the nearest training image, or under 0.001)",
        source="Wilson 1927; Barz & Denzler 2020, arXiv:1902.00423 (duplicates in CIFAR)",
        means="The model is judged on images it has seen, so even its clean accuracy is too high. Take the copies out "
              "of one side, or split by patient, and measure again.")
@@ -407,8 +408,9 @@ def new_images(m: Measurements) -> Finding:
     if m.copies is None:
         return Finding("cannot tell", f"{interval}; no training data were given (--train-data)")
     exact, closest = m.copies
-    alike = ALIKE if m.images.shape[1] >= 16 else ALIKE_SMALL
-    copies, near = int(exact.sum()), int((exact | (closest > alike)).sum())
+    distance = 1 - closest
+    alike = distance < max(ALIKE, ALIKE_SHARE * float(np.median(distance)))
+    copies, near = int(exact.sum()), int((exact | alike).sum())
     return Finding(_flag_if(exceeds(copies, len(exact), 0.0) or exceeds(near, len(exact), DUPLICATES)),
                    f"{interval}; {copies} exact copies and {near - copies} near-duplicates of judged images in the "
                    f"training data",

@@ -125,6 +125,7 @@ class Measurements:
         self.subject, self.effort, self.seed, self.say, self.progress = subject, effort, seed, say, progress
         self.model = subject.target.model
         self.images, self.labels = subject.images, subject.labels.astype(np.int32)
+        self._under: dict[str, Attacked] = {}
 
     # --- the attacks
 
@@ -158,27 +159,54 @@ class Measurements:
         return attacks.run(attack, model, images, labels, batch_size=BATCH, seed=self.seed, keep_images=keep_images,
                            progress=self.progress)
 
-    def _named(self, name: str, **settings) -> Attacked:
-        attack = attacks.read({"name": name, **settings})
-        self.say(str(attack))
-        return self.attacked(attack)
-
     @functools.cached_property
+    def suite(self) -> dict[str, Attack]:
+        """The audit's attacks within eps, by the name that tables show."""
+        eps, steps, more = self.subject.eps, self.effort.steps, self.effort.apgd_steps
+        title = self.second_loss.upper() if self.second_loss == "dlr" else self.second_loss
+        return {
+            "noise": attacks.Noise(eps=eps, kind="sign"),
+            "FGSM": attacks.FGSM(eps=eps),
+            "PGD": attacks.PGD(eps=eps, steps=steps, stop_early=True),
+            "PGD, doubled": attacks.PGD(eps=eps, steps=2 * steps, restarts=2, stop_early=True),
+            "APGD cross-entropy": attacks.APGD(eps=eps, steps=more, stop_early=True),
+            f"APGD {title}": attacks.APGD(eps=eps, steps=more, loss=self.second_loss, stop_early=True),
+            "C&W margin (L-inf)": attacks.PGD(eps=eps, steps=more, loss="margin", stop_early=True),
+            "Square": attacks.Square(eps=eps, steps=self.effort.queries),
+        }
+
+    @property
+    def second_loss(self) -> str:
+        """The loss of the second APGD: DLR, or with two classes, where there is no third logit, the margin."""
+        return "dlr" if self.subject.target.classes > 2 else "margin"
+
+    def under(self, name: str) -> Attacked:
+        """What the attack of that name in the suite left."""
+        if name not in self._under:
+            self.say(str(self.suite[name]))
+            self._under[name] = self.attacked(self.suite[name])
+        return self._under[name]
+
+    @property
     def pgd(self) -> Attacked:
         """The plain gradient attack that the sanity checks are about: PGD on the cross-entropy."""
-        return self._named("pgd", eps=self.subject.eps, steps=self.effort.steps, stop_early=True)
+        return self.under("PGD")
 
-    @functools.cached_property
+    @property
     def pgd_doubled(self) -> Attacked:
-        return self._named("pgd", eps=self.subject.eps, steps=2 * self.effort.steps, restarts=2, stop_early=True)
+        return self.under("PGD, doubled")
 
-    @functools.cached_property
+    @property
     def fgsm(self) -> Attacked:
-        return self._named("fgsm", eps=self.subject.eps)
+        return self.under("FGSM")
 
-    @functools.cached_property
+    @property
     def noise(self) -> Attacked:
-        return self._named("noise", eps=self.subject.eps, kind="sign")
+        return self.under("noise")
+
+    @property
+    def square(self) -> Attacked:
+        return self.under("Square")
 
     @functools.cached_property
     def leaks(self) -> dict[float, tuple[Attacked, Attacked]]:
@@ -208,33 +236,13 @@ class Measurements:
                 else self.attacked(self.pgd.attack.model_copy(update={"eps": size})) for size in sizes}
 
     @functools.cached_property
-    def square(self) -> Attacked:
-        return self._named("square", eps=self.subject.eps, steps=self.effort.queries)
-
-    @functools.cached_property
     def ensemble(self) -> dict[str, Attacked]:
         """Every attack within eps, by the name that tables show: the worst case is taken over them."""
-        eps, steps = self.subject.eps, self.effort.apgd_steps
-        second = self.second_loss
-        found = {
-            "noise": self.noise, "FGSM": self.fgsm, "PGD": self.pgd, "PGD, doubled": self.pgd_doubled,
-            "APGD cross-entropy": self._named("apgd", eps=eps, steps=steps, stop_early=True),
-            f"APGD {second.upper() if second == 'dlr' else second}":
-                self._named("apgd", eps=eps, steps=steps, loss=second, stop_early=True),
-            "C&W margin (L-inf)": self._named("pgd", eps=eps, steps=steps, loss="margin", stop_early=True),
-            "Square": self.square,
-        }
+        found = {name: self.under(name) for name in self.suite}
         if self.effort.targets and self.subject.target.classes > 2:
             found["APGD targeted"] = self.targeted
-        for name, attacked in (("transferred PGD", self.transferred), ("BPDA", self.bpda), ("EOT", self.eot)):
-            if attacked is not None:
-                found[name] = attacked
-        return found
-
-    @property
-    def second_loss(self) -> str:
-        """The loss of the second APGD: DLR, or with two classes, where there is no third logit, the margin."""
-        return "dlr" if self.subject.target.classes > 2 else "margin"
+        others = {"transferred PGD": self.transferred, "BPDA": self.bpda, "EOT": self.eot}
+        return found | {name: each for name, each in others.items() if each is not None}
 
     @functools.cached_property
     def targeted(self) -> Attacked:
@@ -272,8 +280,7 @@ class Measurements:
     def controls(self) -> dict[str, tuple[int, int, float]]:
         """Attacks with eps = 0: how many answers they change, of how many images, and the largest change of a pixel."""
         rows = np.arange(min(CONTROLS, len(self.labels)))
-        suite = {name: each.attack for name, each in self.ensemble.items() if name in ("FGSM", "PGD") or "APGD" in name}
-        suite = {name: attack for name, attack in suite.items() if not attack.targeted}
+        suite = {name: attack for name, attack in self.suite.items() if name in ("FGSM", "PGD") or "APGD" in name}
         self.say("controls: the attacks with eps = 0")
         found = {}
         for name, attack in {**suite, **self.subject.own_attacks}.items():

@@ -237,7 +237,7 @@ def without_probabilities(model) -> tuple[keras.Model | None, str | None]:
     if len(model.outputs) != 1 or last.output is not model.outputs[0]:
         return None, None
     before, activation = _before_activation(last)
-    return (None, None) if before is None else (keras.Model(model.inputs, before), activation)
+    return (None, None) if before is None else (keras.Model(model.inputs[0], before), activation)
 
 
 def _before_activation(last):
