@@ -111,10 +111,9 @@ def write_audit(folder: Path) -> Path:
 
 def audit_page(record: audit.AuditRecord, pictures: tuple[Picture, ...] = ()) -> Page:
     mark = "SYNTHETIC data. " if record.synthetic else ""
-    reasons = tuple(reason[:1].upper() + reason[1:] + "." for reason in record.verdict.reasons)
     sections = (
         Section("What was asked", facts=_asked(record)),
-        Section("Why this verdict", words=reasons or ("No check flagged anything.",)),
+        Section("What was flagged", words=_flags(record)),
         Section("Accuracy under each attack", words=(
             "Accuracy in per cent, its 95 % interval, and the number of images. Every attack was made against this "
             "very model; an image counts in the worst case only if it is right without attack and under each of "
@@ -126,6 +125,11 @@ def audit_page(record: audit.AuditRecord, pictures: tuple[Picture, ...] = ()) ->
     )
     return Page(f"Is this robustness real? {record.model}", f"{mark}{record.data}",
                 ((record.verdict.kind, record.verdict.sentence),), sections)
+
+
+def _flags(record: audit.AuditRecord) -> tuple[str, ...]:
+    reasons = tuple(reason[:1].upper() + reason[1:] + "." for reason in record.verdict.reasons)
+    return reasons or ("No check flagged anything.",)
 
 
 def _asked(record: audit.AuditRecord) -> tuple[tuple[str, str], ...]:
@@ -196,7 +200,7 @@ def run_page(found: results.Results, pictures: tuple[Picture, ...] = (), audits:
         Section("Accuracy under every attack", words=(
             "Accuracy in per cent, its 95 % interval, and the number of test images.",),
             tables=(Table.of(results.accuracy_table(found)),)),
-        *(Section(f"Audit of the {which} model", words=tuple(record.verdict.reasons), tables=(_checks(record),))
+        *(Section(f"Audit of the {which} model", words=_flags(record), tables=(_checks(record),))
           for which, record in audits.items()),
         Section("Pictures", pictures=pictures),
         Section("Choices that the paper leaves open", facts=tuple(experiment.get("choices", {}).items())),

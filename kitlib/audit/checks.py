@@ -310,7 +310,8 @@ def _fall(history, kept) -> float | None:
     return max(0.0, max(history[:kept + 1]) - history[kept])
 
 
-@check("The same attack breaks an undefended model", threshold="at most 5 % left at eps, or else at 4 eps",
+@check("The same attack breaks an undefended model", threshold="at most 5 % left at eps; flagged where more is left "
+                                                               "at L-inf 0.5, too",
        source=f"{CARLINI} 4.13",
        means="The attack is too weak to break even a model without defence, so what resists it proves nothing. Use "
              "more steps and look for a mistake in the attack.")
@@ -319,7 +320,7 @@ def breaks_undefended(m: Measurements) -> Finding:
     sizes = list(m.undefended_under_pgd)
     said = (f"{m.undefended.what}: {points(clean.value)} without attack, {points(at_eps.value)} under PGD "
             f"{format_epsilon(sizes[1])}, {points(beyond.value)} at {format_epsilon(sizes[-1])}")
-    values = {"clean": clean.value, "at_eps": at_eps.value, "at_4_eps": beyond.value}
+    values = {"clean": clean.value, "at_eps": at_eps.value, "at_half": beyond.value}
     if at_eps.interval[0] <= BROKEN:
         return Finding("pass", said, values)
     if beyond.interval[0] <= BROKEN:

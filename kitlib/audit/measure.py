@@ -317,12 +317,13 @@ class Measurements:
 
     @functools.cached_property
     def undefended_under_pgd(self) -> dict[float, Accuracy]:
-        """Accuracy of the undefended model on its own images, under the same PGD at eps and at 4 eps."""
+        """Accuracy of the undefended model on its own images, under the same PGD at eps and at half of the
+        pixel range."""
         known, found = self.undefended, {}
         right = predict_logits(known.model, known.images, BATCH).argmax(1) == known.labels
         found[0.0] = Accuracy.of(right)
-        for eps in (self.subject.eps, min(4 * self.subject.eps, LARGE)):
-            attack = self.pgd.attack.model_copy(update={"eps": eps})
+        for eps in (self.subject.eps, LARGE):
+            attack = self.suite["PGD"].model_copy(update={"eps": eps})
             result = self._run(attack, known.model, known.images, known.labels, keep_images=False)
             found[eps] = Accuracy.of(~result.fooled)
         return found

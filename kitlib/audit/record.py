@@ -122,7 +122,7 @@ class Audit:
 
     def _adversarial(self) -> Figure | None:
         m = self.measurements
-        name = max(m.ensemble, key=lambda each: len(m.ensemble[each].turned))
+        name = min(m.ensemble, key=lambda each: m.ensemble[each].right.mean())
         found = m.ensemble[name]
         rows = found.turned[:4]
         if len(rows) == 0:
