@@ -4,6 +4,7 @@ The whole trial, with a sweep and a worker that is killed: examples/slurm/try_on
 """
 import importlib.util
 import shutil
+import threading
 import time
 
 from kitlib import batch
@@ -11,6 +12,7 @@ from kitlib.experiment import REPOSITORY
 
 import pytest
 import yaml
+from toy_batch import ToyBatch
 
 EXAMPLE = REPOSITORY / "examples" / "slurm"
 SPEC = importlib.util.spec_from_file_location("trial", EXAMPLE / "try_on_one_machine.py")
@@ -58,3 +60,32 @@ def test_a_worker_that_is_killed_is_seen_to_be_down(tmp_path):
             assert time.monotonic() < end
             time.sleep(1)
         assert slurm.ask("srun", "--nodes=1", "hostname").strip()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_SLURM, reason="Slurm is not installed")
+def test_a_batch_survives_the_loss_of_a_worker(tmp_path):
+    """The real Snakefile on a real Slurm, with notebooks that only sleep; one of two workers is killed."""
+    there, here = run_on_slurm(tmp_path / "there", workers=2, kill=True), ToyBatch(tmp_path / "here")
+    here.sleep_instead(0)
+    targets = [f"toy/demo/seed{seed}/results.json" for seed in range(2)]
+    assert here.run(*targets)[0] == 0
+    assert all(here.content(seed) == there.content(seed) and len(here.content(seed)) == 8 for seed in range(2))
+
+
+def run_on_slurm(home, workers: int, kill: bool, runs: int = 2) -> ToyBatch:
+    """Toy runs on a Slurm of so many workers, to their end."""
+    toy = ToyBatch(home)
+    toy.sleep_instead(5)
+    (home / "profile").mkdir()
+    (home / "profile" / "config.yaml").write_text(trial.PROFILE.format(jobs=workers))
+    with trial.OneMachineSlurm(home / "slurm", workers) as slurm:
+        killer = threading.Thread(target=trial.kill_in_the_middle, args=(slurm, 2.0))
+        if kill:
+            killer.start()
+        status, said = toy.run(*(f"toy/demo/seed{seed}/results.json" for seed in range(runs)),
+                               options=["--profile", str(home / "profile")], environment=slurm.environment)
+        lost = slurm.ask("squeue", "--noheader", "--states=NODE_FAIL", "--format=%i").split()
+    assert status == 0, said
+    assert len(lost) == kill
+    return toy

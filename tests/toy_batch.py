@@ -88,7 +88,7 @@ class ToyBatch:
     def folder(self, seed: int = 0, profile: str = "demo") -> Path:
         return self.runs / "toy" / profile / f"seed{seed}"
 
-    def start(self, *targets: str, options=(), cores: int = 2, **config) -> subprocess.Popen:
+    def start(self, *targets: str, options=(), cores: int = 2, environment=None, **config) -> subprocess.Popen:
         """Snakemake in the background, as kitlib.batch calls it."""
         from kitlib import batch
 
@@ -98,13 +98,13 @@ class ToyBatch:
             "--directory", str(self.runs), "--configfile", str(self.runs / "batch.json"), "--cores", str(cores),
             "--nolock", "--rerun-incomplete", "--keep-going", "--rerun-triggers", *batch.OUT_OF_DATE,
             "--quiet", "all", *options]
-        environment = os.environ | {"KITLIB_RUNS": str(self.runs), "KITLIB_DRIVER": str(os.getpid())}
+        environment = (environment or os.environ) | {"KITLIB_RUNS": str(self.runs), "KITLIB_DRIVER": str(os.getpid())}
         return subprocess.Popen(command, env=environment, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def run(self, *targets: str, **more) -> tuple[int, str]:
         """Snakemake to its end: exit status, and all that it and the notebooks said."""
         process = self.start(*targets, **more)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=900)
         return process.returncode, out + err
 
     def planned(self, *targets: str) -> list[str]:

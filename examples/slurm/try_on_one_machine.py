@@ -171,12 +171,12 @@ def sweep_on_slurm(folder: Path, workers: int, kill: bool) -> float:
         return sweep(folder, "cluster", slurm.environment, "--snakemake-profile", str(folder / "profile"))
 
 
-def kill_in_the_middle(slurm: OneMachineSlurm) -> None:
+def kill_in_the_middle(slurm: OneMachineSlurm, least: float = 8.0) -> None:
     """Wait until the last worker has had a job for some seconds, then kill it."""
     worker = slurm.names[-1]
     while "RUNNING" not in slurm.ask("squeue", "--noheader", "--format=%T", "--nodelist", worker):
         time.sleep(0.5)
-    time.sleep(random.Random(0).uniform(8, 14))
+    time.sleep(least + random.Random(0).uniform(0, 6))
     job = slurm.ask("squeue", "--noheader", "--format=job %i, running for %M", "--nodelist", worker).strip()
     print(f"*** worker {worker} ({job}) killed: processes {slurm.kill(worker)}", flush=True)
 
