@@ -176,17 +176,24 @@ def iterative(m: Measurements) -> Finding:
                    {"fgsm": m.fgsm.accuracy.value, "pgd": m.pgd.accuracy.value})
 
 
-@check("The attack has converged", threshold="twice the steps and restarts bring at most 1 point",
+@check("The attacks have converged",
+       threshold="PGD with twice the steps and restarts turns at most 1 point more images than the others together; "
+                 "the claim's own attack gains at most 1 point from twice the steps",
        source=f"{CARLINI} 4.8",
        means="The attack was stopped too early, so its accuracy is too high. Raise the number of steps and restarts "
              "until nothing changes.")
 def converged(m: Measurements) -> Finding:
-    before, after = m.pgd.right, m.pgd_doubled.right
-    steps, more = m.pgd.attack.steps, m.pgd_doubled.attack.steps
-    return Finding(_flag_if(_compared(m, after, before, CONVERGED)),
-                   f"PGD with {steps} steps leaves {points(before.mean())}; with {more} steps and 2 restarts "
-                   f"{points(after.mean())}",
-                   {"accuracy": float(before.mean()), "doubled": float(after.mean())})
+    before, after, others = m.pgd.right, m.pgd_doubled.right, m.without_doubling
+    gain = more_right(others, others & after)
+    bad = exceeds(gain, len(m.labels), CONVERGED)
+    said = [f"PGD with {m.pgd.attack.steps} steps leaves {points(before.mean())}; twice the steps and restarts "
+            f"{points(after.mean())}, and {gain} images of {len(m.labels)} that all others left"]
+    own = {name: doubled for name, doubled in m.own_doubled.items()
+           if _compared(m, doubled.right, m.own[name].right, CONVERGED)}
+    said += [f"{name} (the claim's own) leaves {points(m.own[name].right.mean())}, with twice the steps "
+             f"{points(doubled.right.mean())}" for name, doubled in own.items()]
+    values = {"accuracy": float(before.mean()), "doubled": float(after.mean()), "gain": gain}
+    return Finding(_flag_if(bad or bool(own)), "; ".join(said), values, matters=bad)
 
 
 @check("Random noise of the same size does less harm", threshold="noise stronger by at most 0.5 point",

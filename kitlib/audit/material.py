@@ -119,7 +119,8 @@ def _from_npz(path: Path, classes: int | None, order: tuple[str, ...]) -> Materi
     train = next((pair for pair in TRAINED if set(pair) <= set(arrays)), None)
     known = {} if train is None else {"train_images": _images(arrays[train[0]], train[0]),
                                       "train_labels": _labels(arrays[train[1]], train[1])}
-    return Material(images, labels, names, f"{len(images):,} images in {path.name}", "labels as in the file", **known)
+    return Material(images, labels, names, f"{len(images):,} images in {path.name}",
+                    f"labels as in the file: {_numbered(names)}", **known)
 
 
 def _images(images: np.ndarray, where: str) -> np.ndarray:

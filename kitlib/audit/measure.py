@@ -263,6 +263,11 @@ class Measurements:
         )
 
     @functools.cached_property
+    def without_doubling(self) -> np.ndarray:
+        """Which images are right under every attack of the suite but the doubled PGD."""
+        return np.logical_and.reduce([self.under(name).right for name in self.suite if name != "PGD, doubled"])
+
+    @functools.cached_property
     def survivors(self) -> np.ndarray:
         """Which images are right clean and under every attack of the ensemble."""
         return np.logical_and.reduce([self.clean, *(each.right for each in self.ensemble.values())])
@@ -275,6 +280,14 @@ class Measurements:
             self.say(f"the claim's own: {attack}")
             found[name] = self.attacked(attack)
         return found
+
+    @functools.cached_property
+    def own_doubled(self) -> dict[str, Attacked]:
+        """Those of them that take steps within a ball, with twice the steps."""
+        doubled = {name: attack.model_copy(update={"steps": 2 * attack.steps})
+                   for name, attack in self.subject.own_attacks.items()
+                   if isinstance(attack, attacks.InBall) and getattr(attack, "steps", 0)}
+        return {name: self.attacked(attack) for name, attack in doubled.items()}
 
     @functools.cached_property
     def controls(self) -> dict[str, tuple[int, int, float]]:
