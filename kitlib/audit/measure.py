@@ -96,7 +96,7 @@ class Attacked:
     """What one attack left. right: bool N, judged anew by a plain forward pass on the attacked images.
 
     linf: largest change of any pixel; low, high: smallest and largest pixel; finite: no NaN or infinity.
-    clean, images: the first few images where the attack turned a right answer, before and after.
+    turned, images: places of the first few images where the attack turned a right answer, and these images attacked.
     """
 
     attack: Attack
@@ -233,7 +233,7 @@ class Measurements:
         sizes = sorted({min(part * self.subject.eps, LARGE) for part in SWEEP} | {LARGE})
         self.say(f"PGD at {', '.join(format_epsilon(size) for size in sizes)}")
         return {size: self.pgd if size == self.subject.eps
-                else self.attacked(self.pgd.attack.model_copy(update={"eps": size})) for size in sizes}
+                else self.attacked(self.suite["PGD"].model_copy(update={"eps": size})) for size in sizes}
 
     @functools.cached_property
     def ensemble(self) -> dict[str, Attacked]:
@@ -325,7 +325,7 @@ class Measurements:
     def transferred(self) -> Attacked:
         """PGD made on the undefended model, shown to the judged one."""
         self.say("PGD carried over from an undefended model")
-        attack = self.pgd.attack.model_copy(update={"stop_early": False})
+        attack = self.suite["PGD"].model_copy(update={"stop_early": False})
         return self.attacked(attack, model=self.undefended.model)
 
     @functools.cached_property
@@ -415,7 +415,7 @@ class Measurements:
         if not self.random:
             return None
         self.say(f"the model is random: PGD on the mean of {EOT_PASSES} passes (EOT)")
-        attack = self.pgd.attack.model_copy(update={"stop_early": False, "keep": "last"})
+        attack = self.suite["PGD"].model_copy(update={"stop_early": False, "keep": "last"})
         return self.attacked(attack, model=Averaged(self.model, EOT_PASSES))
 
     @functools.cached_property
@@ -431,7 +431,7 @@ class Measurements:
         if self.blocked is None:
             return None
         self.say(f"layers without gradient ({', '.join(self.blocked[1])}): PGD through them (BPDA)")
-        return self.attacked(self.pgd.attack, model=self.blocked[0])
+        return self.attacked(self.suite["PGD"], model=self.blocked[0])
 
     @functools.cached_property
     def along_the_step(self) -> tuple[np.ndarray, np.ndarray]:
