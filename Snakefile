@@ -31,18 +31,29 @@ if sys.platform == "linux" and os.environ.get("KITLIB_DRIVER") == str(os.getppid
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def experiment_file(wildcards):
+def experiment_files(wildcards):
+    """An experiment's file, and that of the experiment that it is based on."""
     own = config.get("experiments", {}).get(wildcards.experiment)
-    return own or f"{ROOT}/notebooks/experiments/{wildcards.experiment}.yaml"
+    own = own or f"{ROOT}/notebooks/experiments/{wildcards.experiment}.yaml"
+    base = yaml.safe_load(Path(own).read_text()).get("based_on")
+    return [own, f"{ROOT}/notebooks/experiments/{base}.yaml"] if base else [own]
+
+
+def further_notebooks(name, profile):
+    """The notebooks from 06 on that an experiment lists: in its profile, in its file, or in the file of its base."""
+    contents = []
+    while name:
+        contents.append(yaml.safe_load((ROOT / f"notebooks/experiments/{name}.yaml").read_text()))
+        name = contents[-1].get("based_on")
+    profiles = [(content.get("profiles") or {}).get(profile) or {} for content in contents]
+    return next((content["notebooks"] for content in profiles + contents if "notebooks" in content), ())
 
 
 def asked_for():
     """The targets of `--config experiment=... profile=... seeds=...`."""
     profile, seeds = config.get("profile", "demo"), str(config.get("seeds", 0)).split(",")
     for name in str(config.get("experiment", "digits_fgsm,phantom_ct")).split(","):
-        content = yaml.safe_load((ROOT / f"notebooks/experiments/{name}.yaml").read_text())
-        changes = (content.get("profiles") or {}).get(profile) or {}
-        further = changes.get("notebooks", content.get("notebooks", ()))
+        further = further_notebooks(name, profile)
         for file in ["results.json", *(f"records/{notebook}.json" for notebook in further)]:
             yield from (f"{name}/{profile}/seed{seed}/{file}" for seed in seeds)
 
@@ -67,7 +78,7 @@ rule all:
 rule data_preparation:
     input:
         library=LIBRARY,
-        experiment=experiment_file,
+        experiment=experiment_files,
         notebook=f"{ROOT}/notebooks/01_data_preparation.ipynb",
     output:
         f"{RUN}/prepared.npz",
