@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -149,6 +150,8 @@ def foolbox_attacks(model, _images, effort, chosen) -> dict[str, Callable]:
 def art_attacks(model, images, effort, chosen) -> dict[str, Callable]:
     from art.attacks.evasion import AutoProjectedGradientDescent, ProjectedGradientDescent, SquareAttack
 
+    # ART 1.20's Auto-PGD asks for an enumeration that Keras 3 no longer has; these are its values in ART's own losses.
+    tf.keras.losses.Reduction = types.SimpleNamespace(NONE="none", SUM="sum", SUM_OVER_BATCH_SIZE="mean")
     classifier, steps = art_classifier(model, images), 2 * effort.steps
     usual = {"eps": chosen.eps, "batch_size": chosen.batch, "verbose": False}
     apgd = {**usual, "eps_step": 2 * chosen.eps, "max_iter": effort.apgd_steps, "nb_random_init": 1}
