@@ -71,6 +71,7 @@ def execute(notebook: Path, copy: Path, parameters: dict) -> str | None:
             notebook, aside, parameters, kernel_name="python3", progress_bar=False, log_output=True,
             stdout_file=sys.stdout, stderr_file=sys.stderr)
     except papermill.exceptions.PapermillExecutionError as error:
+        print(error, file=sys.stderr, flush=True)  # with its traceback, to the log
         return one_line(error.ename, error.evalue)
     except Exception as error:  # a kernel that died, a disk that is full
         return one_line(type(error).__name__, error)
