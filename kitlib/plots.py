@@ -152,10 +152,11 @@ def loss_along(losses: dict[str, np.ndarray], shares, largest: float) -> Figure:
     losses: {model: shares x N}; largest: size of the whole perturbation in n/255.
     """
     figure, axes = plt.subplots(figsize=(6.5, 3.4))
-    for name, values in losses.items():
+    for number, (name, values) in enumerate(losses.items()):
         low, middle, high = np.quantile(values, (0.25, 0.5, 0.75), axis=1)
-        axes.plot(shares, middle, marker="o", ms=3, label=name, color=COLOURS.get(name))
-        axes.fill_between(shares, low, high, alpha=0.15, color=COLOURS.get(name))
+        colour = COLOURS.get(name, _PALETTE[number])
+        axes.plot(shares, middle, marker="o", ms=3, label=name, color=colour)
+        axes.fill_between(shares, low, high, alpha=0.15, color=colour)
     axes.set(xlabel=f"share k of the perturbation (k = 1 is {largest:.1f}/255)", ylabel="cross-entropy loss",
              title="Loss along the perturbation: median and middle half of the images")
     axes.legend(fontsize=8)
