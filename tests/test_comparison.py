@@ -18,7 +18,7 @@ OVERRIDES = {
         "C&W": {"name": "cw_l2", "steps": 10, "search_steps": 2, "constant": 1.0, "learning_rate": 0.05},
     }},
     "contenders": {
-        "fgsm_paper": None, "pgd": None, "teacher": {"training": {"temperature": 20}, "why": "a test"},
+        "fgsm_paper": None, "fgsm_rs": None, "teacher": {"training": {"temperature": 20}, "why": "a test"},
         "distilled": {"training": {"method": "distilled", "temperature": 20}, "of": "teacher", "why": "a test"},
         "random_resize": {"preprocessing": {"draws": 3}},
     },
@@ -75,8 +75,8 @@ def test_another_model_of_a_contender_brings_its_own_options():
 
 
 def test_null_leaves_a_contender_or_an_attack_out():
-    loaded = digits({"pgd": None}, comparison={"attacks": {"FGSM 32/255": None}})
-    assert "pgd" not in loaded.contenders and "FGSM 32/255" not in loaded.comparison.attacks
+    loaded = digits({"fgsm_rs": None}, comparison={"attacks": {"FGSM 32/255": None}})
+    assert "fgsm_rs" not in loaded.contenders and "FGSM 32/255" not in loaded.comparison.attacks
     assert "plain" in loaded.contenders
 
 
@@ -121,15 +121,15 @@ def test_checkpoints_are_named_after_what_decides_the_training():
     def folder(name, seed=0, **overrides):
         return runs.open_run("digits_fgsm", "demo", seed, overrides).checkpoints(name)
 
-    names = ("baseline", "defended", "pgd", "teacher", "distilled", "small_resnet")
+    names = ("baseline", "defended", "fgsm_rs", "teacher", "distilled", "small_resnet")
     assert len({folder(name) for name in names}) == len(names)
-    assert folder("pgd", seed=1) != folder("pgd")
+    assert folder("fgsm_rs", seed=1) != folder("fgsm_rs")
     other_teacher = {"teacher": {"training": {"epochs": 3}}}
     assert folder("distilled", contenders=other_teacher) != folder("distilled")
-    assert folder("pgd", contenders=other_teacher) == folder("pgd")
+    assert folder("fgsm_rs", contenders=other_teacher) == folder("fgsm_rs")
     twin = {"twin": {"training": {"method": "plain"}, **WHY}}
     assert folder("twin", contenders=twin) == folder("baseline")
-    for name in ("plain", "bit_depth", "pgdd"):
+    for name in ("plain", "bit_depth", "fgsm_r"):
         with pytest.raises(KitError, match=f"there is no trained contender '{name}'"):
             folder(name)
 
@@ -138,7 +138,7 @@ def test_contenders_do_not_touch_the_records_of_the_pipeline():
     def fingerprint(**overrides):
         return runs.open_run("digits_fgsm", "demo", 0, overrides).fingerprint
 
-    assert fingerprint(contenders={"pgd": None}, comparison={"images": 7}) == fingerprint()
+    assert fingerprint(contenders={"fgsm_rs": None}, comparison={"images": 7}) == fingerprint()
 
 
 def test_judgements_count_the_same_images_and_the_worst_case_is_the_worst(records, run):
