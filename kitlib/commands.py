@@ -99,7 +99,7 @@ def run_audit(arguments) -> int:
     def say(line: str) -> None:
         print(f"{time.perf_counter() - started:6.0f} s  {line}", flush=True)
 
-    measurements = audit.Measurements(subject, effort, arguments.seed, say)
+    measurements = audit.Measurements(subject, effort, arguments.seed, say, progress=sys.stderr.isatty())
     found = audit.run(measurements, **about, quick=arguments.quick, command=_command())
     found.write(folder)
     page = report.write_audit(folder)
