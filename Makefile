@@ -20,7 +20,7 @@ AWAY      := $(if $(ON),--snakemake-profile $(ON))
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce sweep test lab publish notebooks docs bench lock clean
+.PHONY: help install reproduce sweep test test-kitlib test-notebooks lab publish notebooks docs bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,8 +44,15 @@ reproduce: $(INSTALLED) ## run notebooks 01-05 for EXPERIMENT (default: the two 
 sweep: $(INSTALLED) ## run the sweep FILE over seeds and settings, and aggregate it (ON=examples/slurm: on a cluster)
 	@$(BIN)/python -m kitlib sweep $(FILE) --cores $(CORES) $(AWAY)
 
+# Two processes side by side, as one test keeps about one core busy.
 test: $(INSTALLED) ## pytest over tests/ and nbval over notebooks/
-	KITLIB_RUNS=$$(mktemp -d) $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 tests notebooks
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 test-kitlib test-notebooks
+
+test-kitlib:
+	KITLIB_RUNS=$$(mktemp -d) $(BIN)/python -m pytest tests
+
+test-notebooks:
+	KITLIB_RUNS=$$(mktemp -d) $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
 
 lab: $(INSTALLED) ## JupyterLab, open on notebook 01
 	$(BIN)/jupyter lab notebooks/01_data_preparation.ipynb

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import pydantic
 
-
 _SHOWN = 5  # problems in one message
 
 
