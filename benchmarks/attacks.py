@@ -176,16 +176,20 @@ def compare_pgd(network: str, chosen: dict) -> dict:
 CW_RATE, CW_CONSTANT = 0.05, 0.01
 
 
-def cw_case(library: str, network: str, chosen: dict) -> Callable[[], tuple[float, float]]:
-    """C&W by one library, the same searches, steps and rate for all; returns mean L2 and share of successes."""
+def cw_case(library: str, network: str, chosen: dict) -> Callable[[], tuple[float | None, float]]:
+    """C&W by one library, the same searches, steps and rate for all.
+
+    Returns the mean L2 and the share of successes over the images that the network had right.
+    """
     model, images, labels = given(network, chosen["cw_images"])
     attack = CW_OF[library](model, images, chosen)
+    right = models.predict_logits(model, images).argmax(1) == labels
 
     def call():
         adversarial = attack(images, labels)
-        found = models.predict_logits(model, adversarial).argmax(1) != labels
-        l2 = np.linalg.norm((adversarial - images).reshape(len(images), -1), axis=1)[found]
-        return float(l2.mean()) if len(l2) else float("nan"), float(found.mean())
+        turned = right & (models.predict_logits(model, adversarial).argmax(1) != labels)
+        l2 = np.linalg.norm((adversarial - images).reshape(len(images), -1), axis=1)[turned]
+        return (float(l2.mean()) if len(l2) else None), float(turned.sum() / right.sum())
 
     return call
 
