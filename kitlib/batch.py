@@ -101,7 +101,7 @@ def run(config: dict, how: How) -> int:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "KITLIB_RUNS": str(folder), "KITLIB_DRIVER": str(os.getpid())}
         # With the lock in its hands Snakemake holds the folder even if it should outlive this process.
-        return subprocess.run(_command(folder, how), env=environment, pass_fds=[lock.fileno()]).returncode
+        return subprocess.run(_command(config, folder, how), env=environment, pass_fds=[lock.fileno()]).returncode
 
 
 def date_back(folders) -> None:
@@ -115,8 +115,8 @@ def date_back(folders) -> None:
             os.utime(path, (LONG_AGO, LONG_AGO))
 
 
-def _command(folder: Path, how: How) -> list[str]:
-    full = any("/full" in target for target in json.loads((folder / "batch.json").read_text())["targets"])
+def _command(config: dict, folder: Path, how: How) -> list[str]:
+    full = any("/full" in target for target in config["targets"])
     trainings = how.trainings or (1 if full else 2)
     command = [
         sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"),

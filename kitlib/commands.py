@@ -15,28 +15,27 @@ def add_audit(command: argparse.ArgumentParser) -> None:
     """The options of `audit`."""
     command.add_argument("file", nargs="?", help="a saved Keras 3 model (.keras), or weights with --model-name")
     command.add_argument("--data", help="digits, cifar10, ..., a folder of <class>/<image>, or an .npz")
-    command.add_argument("--eps", type=_number(parse_epsilon), help="in pixels, such as 8/255 (default for a run: its "
-                                                                    "own)")
+    command.add_argument("--eps", type=_number(parse_epsilon),
+                         help="in pixels, such as 8/255 (default for a run: its own)")
     command.add_argument("--claim", type=_number(float), help="the robust accuracy that is claimed, such as 0.82")
     command.add_argument("--quick", action="store_true", help="about a minute: fewer images and steps")
     command.add_argument("--images", type=int, help="images judged (default: 1000, quick 100)")
     command.add_argument("--out", type=Path, help="folder for the record and the report")
     command.add_argument("--seed", type=int, default=0)
     own = command.add_argument_group("a model of your own")
-    own.add_argument("--input-range", type=_numbers(2), metavar="LOW,HIGH", help="values of black and white, such as "
-                                                                                 "0,255")
+    own.add_argument("--input-range", type=_numbers(2), metavar="LOW,HIGH",
+                     help="values of black and white, such as 0,255")
     own.add_argument("--mean", type=_numbers(), help="that inputs are to be normalised with, such as 0.485,0.456,0.406")
     own.add_argument("--std", type=_numbers())
     own.add_argument("--output", choices=("logits", "probabilities"))
     own.add_argument("--class-order", help="class names in the order of the model's outputs, with commas")
     own.add_argument("--train-data", help="what the model was trained on, to look for copies; as --data")
-    own.add_argument("--allow-code", action="store_true", help="run code in the file (Lambda, custom layers): trust "
-                                                               "it first")
-    own.add_argument("--model-name", help="the kit's network that FILE holds weights "
-                                                                           "of")
+    own.add_argument("--allow-code", action="store_true",
+                     help="run code in the file (Lambda, custom layers): trust it first")
+    own.add_argument("--model-name", help="the kit's network that FILE holds weights of")
     own.add_argument("--options", type=_mapping, default={}, help="of that network, as JSON")
-    own.add_argument("--input-shape", type=_shape, metavar="H,W,C", help="of the images that network takes (default: "
-                                                                         "the data's)")
+    own.add_argument("--input-shape", type=_shape, metavar="H,W,C",
+                     help="of the images that network takes (default: the data's)")
     run = command.add_argument_group("a model of a run of the kit")
     run.add_argument("--run", metavar="EXPERIMENT")
     run.add_argument("--profile", default="demo")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from kitlib.settings import KitError, Settings, choose
+from kitlib.settings import KitError, Settings, read_named
 
 import keras
 import pydantic
@@ -180,14 +180,7 @@ def read(settings: Any, where: str = "preprocessing") -> Defence:
 
     Raises KitError for unknown names, keys and impossible values.
     """
-    settings = {"name": settings} if isinstance(settings, str) else settings
-    if not isinstance(settings, dict) or "name" not in settings:
-        raise KitError(f"{where}: a defence is a name, or a mapping with 'name'; known: {', '.join(CATALOGUE)}")
-    try:
-        kind = choose(settings["name"], CATALOGUE, "defence")
-    except (KitError, TypeError) as error:
-        raise KitError(f"{where}: {error}") from None
-    return kind.read(settings, where)
+    return read_named(settings, CATALOGUE, "defence", where)
 
 
 def deployed(model: keras.Model, defence: Defence, seed: int = 0) -> keras.Model:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kitlib.attacks import Attack, AttackResult, run
+from kitlib.attacks import Attack, AttackResult, read, run
 from kitlib.models import predict_logits
 from kitlib.settings import KitError
 
@@ -135,16 +135,27 @@ def evaluate(
     return Evaluation(labels, clean, attacked, attacks)
 
 
-def loss_along(model: keras.Model, images: np.ndarray, labels: np.ndarray, perturbation: np.ndarray,
-               shares) -> np.ndarray:
-    """Cross-entropy at images + share * perturbation, clipped to [0, 1]; len(shares) x N.
+def along(model: keras.Model, images: np.ndarray, labels: np.ndarray, perturbation: np.ndarray, shares,
+          batch_size: int = 256) -> tuple[np.ndarray, np.ndarray]:
+    """At images + share * perturbation, for each share: whether the model is right (bool, len(shares) x N), and its
+    cross-entropy (float32, len(shares) x N).
 
-    A one-step attack assumes that it rises all the way. Where it falls back before the end, the model has
+    A one-step attack assumes that the loss rises all the way. Where it falls back before the end, the model has
     learnt to answer that one step (Kim et al. 2020, arXiv:2010.01799, section 3).
     """
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
-    moved = (np.clip(images + share * perturbation, 0, 1).astype(np.float32) for share in shares)
-    return np.stack([keras.ops.convert_to_numpy(loss(labels, predict_logits(model, each))) for each in moved])
+    moved = (images + np.float32(share) * perturbation for share in shares)
+    logits = np.stack([predict_logits(model, each, batch_size) for each in moved])
+    everywhere = np.broadcast_to(labels, logits.shape[:2])
+    losses = keras.losses.sparse_categorical_crossentropy(everywhere, logits, from_logits=True)
+    return logits.argmax(2) == everywhere, keras.ops.convert_to_numpy(losses)
+
+
+def sweep(model: keras.Model, images: np.ndarray, labels: np.ndarray, attack: dict, epsilons, *,
+          seed: int = 0) -> list[Accuracy]:
+    """Accuracy under one attack at each epsilon, in pixels. attack: its settings but for `eps`, its name included."""
+    made = (read({"eps": eps, **attack}) for eps in epsilons)
+    results = (run(each, model, images, labels, seed=seed, keep_images=False) for each in made)
+    return [Accuracy.of(~result.fooled) for result in results]
 
 
 def confusion(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:

@@ -44,7 +44,7 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """uri: the PNG itself, as a data URI."""
+    """uri: the PNG itself as a data URI, or where it lies."""
 
     caption: str
     uri: str
@@ -74,11 +74,11 @@ class Page:
 
 def render(page: Page) -> str:
     """The page as HTML; everything in it is escaped."""
-    return _environment().get_template("report.html").render(page=page)
+    return environment().get_template("report.html").render(page=page)
 
 
 @functools.cache
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
     return jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True,
                               lstrip_blocks=True, undefined=jinja2.StrictUndefined)
 
@@ -96,7 +96,11 @@ def _pictures(folder: Path, captions: dict[str, str]) -> tuple[Picture, ...]:
     """The PNGs of a folder: those with a caption first, in its order, then the others by name."""
     there = {path.stem: path for path in sorted(folder.glob("*.png"))}
     order = [name for name in captions if name in there] + [name for name in there if name not in captions]
-    return tuple(picture(there[name], captions.get(name, name.replace("_", " ").capitalize())) for name in order)
+    return tuple(picture(there[name], caption_of(name, captions)) for name in order)
+
+
+def caption_of(name: str, captions: dict[str, str] = CAPTIONS) -> str:
+    return captions.get(name, name.replace("_", " ").capitalize())
 
 
 # --- an audit

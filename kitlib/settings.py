@@ -80,6 +80,24 @@ def choose(name: str, known: dict, what: str):
     return known[name]
 
 
+def read_named(settings: Any, catalogue: dict, what: str, where: str):
+    """One of a catalogue's settings: `catalogue` maps each name to its class, and `settings` is a mapping with
+    `name`, or the name alone where the defaults will do.
+
+    what: one word, such as "attack"; where: the origin of the settings, for error messages.
+    Raises KitError for unknown names, keys and impossible values.
+    """
+    settings = {"name": settings} if isinstance(settings, str) else settings
+    if not isinstance(settings, dict) or "name" not in settings:
+        article = "an" if what[0] in "aeiou" else "a"
+        raise KitError(f"{where}: {article} {what} is a name, or a mapping with 'name'; known: {', '.join(catalogue)}")
+    try:
+        kind = choose(settings["name"], catalogue, what)
+    except (KitError, TypeError) as error:
+        raise KitError(f"{where}: {error}") from None
+    return kind.read(settings, where)
+
+
 def parse_epsilon(value: Any) -> float:
     """An epsilon given as '8/255' or as a number, as a float.
 

@@ -1,7 +1,6 @@
 """`make docs`: a static site of the README, the executed notebooks (by nbconvert) and a gallery of the figures."""
 from __future__ import annotations
 
-import dataclasses
 import re
 import shutil
 from pathlib import Path
@@ -9,9 +8,8 @@ from pathlib import Path
 from kitlib import results
 from kitlib.experiment import REPOSITORY
 from kitlib.files import write_text
-from kitlib.report import CAPTIONS, TEMPLATES
+from kitlib.report import TEMPLATES, Picture, Section, caption_of, environment
 
-import jinja2
 from markupsafe import Markup
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import markdown2html_mistune
@@ -19,23 +17,6 @@ from nbconvert.filters.markdown_mistune import markdown2html_mistune
 LINKS = (("kitlib", "index.html"), ("gallery", "gallery.html"), ("contributing", "CONTRIBUTING.html"),
          ("changes", "CHANGELOG.html"))
 DOCUMENTS = ("CONTRIBUTING.md", "CHANGELOG.md", "data/README.md")
-
-
-@dataclasses.dataclass(frozen=True)
-class Shown:
-    """A picture of the gallery: where it lies in the site, and what it shows."""
-
-    address: str
-    caption: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """The pictures of one experiment."""
-
-    title: str
-    words: str
-    pictures: tuple[Shown, ...]
 
 
 def build(target: Path) -> Path:
@@ -48,7 +29,7 @@ def build(target: Path) -> Path:
         _write_notebook(notebook, [each.stem for each in notebooks], target / "notebooks" / f"{notebook.stem}.html")
     shutil.copytree(REPOSITORY / "figures", target / "figures", dirs_exist_ok=True)
     shutil.copyfile(TEMPLATES / "style.css", target / "style.css")
-    _write_page(target / "gallery.html", "Gallery", groups=_gallery())
+    _write_page(target / "gallery.html", "Gallery", sections=_gallery())
     for name in DOCUMENTS:
         _write_document(REPOSITORY / name, (target / name).with_suffix(".html"), root="../" * name.count("/"))
     _write_document(REPOSITORY / "README.md", target / "index.html")
@@ -68,21 +49,16 @@ def _write_document(path: Path, target: Path, root: str = "") -> None:
     _write_page(target, path.stem, root=root, body=Markup(html))
 
 
-def _gallery() -> tuple[Group, ...]:
-    groups = []
+def _gallery() -> tuple[Section, ...]:
+    sections = []
     for record in sorted((REPOSITORY / "figures").glob("*/results.json")):
         found = results.read(record)
-        pictures = tuple(Shown(str(path.relative_to(REPOSITORY)), _caption(path.stem))
+        pictures = tuple(Picture(caption_of(path.stem), str(path.relative_to(REPOSITORY)))
                          for path in sorted(record.parent.glob("*.png")))
-        groups.append(Group(found.experiment["title"], results.heading(found), pictures))
-    return tuple(groups)
+        sections.append(Section(found.experiment["title"], (results.heading(found),), pictures=pictures))
+    return tuple(sections)
 
 
-def _caption(stem: str) -> str:
-    return CAPTIONS.get(stem, stem.replace("_", " ").capitalize())
-
-
-def _write_page(path: Path, title: str, root: str = "", **content) -> None:
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True,
-                                     undefined=jinja2.ChainableUndefined)
-    write_text(path, environment.get_template("page.html").render(title=title, links=LINKS, root=root, **content))
+def _write_page(path: Path, title: str, root: str = "", body: str = "", sections: tuple[Section, ...] = ()) -> None:
+    write_text(path, environment().get_template("page.html").render(title=title, links=LINKS, root=root, body=body,
+                                                               sections=sections))

@@ -1,4 +1,4 @@
-from kitlib import attacks, evaluation, results
+from kitlib import attacks, evaluation, models, results
 from kitlib.evaluation import Accuracy, Evaluation
 from kitlib.experiment import REPOSITORY, PaperFigure
 from kitlib.settings import KitError
@@ -59,6 +59,22 @@ def test_an_attack_on_the_first_images_only_is_counted_on_those():
     assert found.under("few") == Accuracy(1, 2) and found.worst(["all", "few"]) == Accuracy(1, 2)
     assert found.combined(["all", "few"]) == Accuracy(4, 6)
     assert found.scores("few")["success_rate"] == pytest.approx(1 / 2)
+
+
+def test_a_sweep_begins_at_the_clean_accuracy_and_falls(trained_model, images, labels):
+    found = evaluation.sweep(trained_model, images, labels, {"name": "fgsm"}, [0, "8/255", 0.2])
+    clean = (models.predict_logits(trained_model, images).argmax(1) == labels).sum()
+    assert found[0].correct == clean > found[1].correct > found[2].correct
+
+
+def test_along_a_perturbation_are_both_its_ends_and_a_loss_that_is_cross_entropy(trained_model, images, labels):
+    step = attacks.run(attacks.FGSM(eps=0.1), trained_model, images, labels).images - images
+    right, losses = evaluation.along(trained_model, images, labels, step, [0, 0.5, 1])
+    for row, moved in ((0, images), (2, images + step)):
+        logits = models.predict_logits(trained_model, moved).astype(float)
+        np.testing.assert_array_equal(right[row], logits.argmax(1) == labels)
+        shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        np.testing.assert_allclose(losses[row], -np.log(shares[np.arange(len(labels)), labels]), atol=1e-3)
 
 
 def test_confusion_has_true_classes_as_rows_and_keeps_empty_ones():

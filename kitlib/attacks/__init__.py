@@ -14,7 +14,7 @@ from kitlib.attacks.gradient import APGD, FGSM, MIM, PGD, Clean, Noise
 from kitlib.attacks.minimal import CarliniWagnerL2, DeepFool
 from kitlib.attacks.published import PaperAFGSM, PaperBCW, PaperBFGSM, PaperBPGD
 from kitlib.attacks.square import Square
-from kitlib.settings import KitError, choose
+from kitlib.settings import read_named
 
 _CLASSES = (Clean, Noise, FGSM, PGD, MIM, APGD, CarliniWagnerL2, DeepFool, Square,
             PaperAFGSM, PaperBFGSM, PaperBPGD, PaperBCW)
@@ -29,12 +29,4 @@ def read(settings: dict | str, where: str = "attack") -> Attack:
 
     `where` names their origin in error messages. Raises KitError for unknown names, keys and bad values.
     """
-    settings = {"name": settings} if isinstance(settings, str) else settings
-    if not isinstance(settings, dict) or "name" not in settings:
-        known = ", ".join(CATALOGUE)
-        raise KitError(f"{where}: an attack is a name, or a mapping with 'name'; known: {known}")
-    try:
-        kind = choose(settings["name"], CATALOGUE, "attack")
-    except (KitError, TypeError) as error:
-        raise KitError(f"{where}: {error}") from None
-    return kind.read(settings, where)
+    return read_named(settings, CATALOGUE, "attack", where)

@@ -11,7 +11,7 @@ from kitlib.attacks.base import margin
 from kitlib.audit import surrogate
 from kitlib.audit.target import Averaged, Target, straight_through
 from kitlib.data import similarity
-from kitlib.evaluation import Accuracy
+from kitlib.evaluation import Accuracy, along
 from kitlib.models import Normalisation, as_pixels, predict_logits
 from kitlib.settings import KitError, Settings, format_epsilon
 
@@ -439,10 +439,7 @@ class Measurements:
         the cross-entropy (float 9 x N)."""
         found = self._run(self.fgsm.attack, self.model, self.images, self.labels)
         step = found.images - self.images
-        logits = np.stack([predict_logits(self.model, self.images + np.float32(k) * step, BATCH) for k in LINE])
-        labels = np.broadcast_to(self.labels, logits.shape[:2])
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits).numpy()
-        return logits.argmax(2) == labels, losses
+        return along(self.model, self.images, self.labels, step, LINE, BATCH)
 
     # --- the data
 

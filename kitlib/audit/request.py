@@ -32,7 +32,7 @@ def from_file(arguments, effort: Effort) -> tuple[Subject, dict, Path]:
     target = prepare(model, chosen.images, **given)
     trained = _trained_on(arguments, chosen, target)
     subject = Subject(target, chosen.images, chosen.labels, chosen.class_names, arguments.eps, arguments.claim,
-                            train_images=trained.train_images, train_labels=trained.train_labels)
+                      train_images=trained.train_images, train_labels=trained.train_labels)
     about = {"model": path.name, "data": chosen.source, "class_order": chosen.class_order,
              "synthetic": chosen.synthetic}
     return subject, about, runs.runs_folder() / "audits" / path.stem
