@@ -1,7 +1,7 @@
 # Which notebook needs which. papermill runs each one; the executed copy and the log are kept in
 # the run's folder even when a notebook fails.
 #
-#   snakemake --cores all --config experiment=digits_fgsm,phantom_ct profile=demo seeds=0,1,2
+#   snakemake --cores all $PWD/runs/digits_fgsm/demo/seed1/results.json
 #
 # `python -m kitlib reproduce` and `sweep` check the request first and hand over a config file with
 #   targets      files to make, relative to the folder of runs
@@ -39,23 +39,8 @@ def experiment_files(wildcards):
     return [own, f"{ROOT}/notebooks/experiments/{base}.yaml"] if base else [own]
 
 
-def further_notebooks(name, profile):
-    """The notebooks from 06 on that an experiment lists: in its profile, in its file, or in the file of its base."""
-    contents = []
-    while name:
-        contents.append(yaml.safe_load((ROOT / f"notebooks/experiments/{name}.yaml").read_text()))
-        name = contents[-1].get("based_on")
-    profiles = [(content.get("profiles") or {}).get(profile) or {} for content in contents]
-    return next((content["notebooks"] for content in profiles + contents if "notebooks" in content), ())
-
-
-def asked_for():
-    """The targets of `--config experiment=... profile=... seeds=...`."""
-    profile, seeds = config.get("profile", "demo"), str(config.get("seeds", 0)).split(",")
-    for name in str(config.get("experiment", "digits_fgsm,phantom_ct")).split(","):
-        further = further_notebooks(name, profile)
-        for file in ["results.json", *(f"records/{notebook}.json" for notebook in further)]:
-            yield from (f"{name}/{profile}/seed{seed}/{file}" for seed in seeds)
+# Where nothing is asked for: the experiments on embedded data.
+EMBEDDED = [f"{name}/demo/seed0/results.json" for name in ("digits_fgsm", "phantom_ct")]
 
 
 wildcard_constraints:
@@ -72,7 +57,7 @@ localrules:
 
 rule all:
     input:
-        [f"{RUNS}/{target}" for target in config.get("targets") or asked_for()],
+        [f"{RUNS}/{target}" for target in config.get("targets", EMBEDDED)],
 
 
 rule data_preparation:
