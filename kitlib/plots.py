@@ -192,7 +192,7 @@ def accuracy_bars(accuracies: dict[str, dict[str, object]], chance: float) -> Fi
     """Accuracy with interval, one group an attack and one bar a model. accuracies: {model: {attack: record}}."""
     models = list(accuracies)
     attacks = list(accuracies[models[0]])
-    figure, axes = plt.subplots(figsize=(max(6.5, 1.0 * len(attacks)), 3.8))
+    figure, axes = plt.subplots(figsize=(7.5, 1.4 + 0.4 * len(attacks)))
     width = 0.8 / len(models)
     for number, model in enumerate(models):
         records = [accuracies[model][attack] for attack in attacks]
@@ -200,12 +200,14 @@ def accuracy_bars(accuracies: dict[str, dict[str, object]], chance: float) -> Fi
         ends = 100 * np.array([record.interval for record in records]).T
         errors = np.maximum(np.abs(ends - values), 0)
         positions = np.arange(len(attacks)) + (number - (len(models) - 1) / 2) * width
-        bars = axes.bar(positions, values, width, yerr=errors, capsize=2, label=model, color=COLOURS.get(model))
-        axes.bar_label(bars, fmt="%.0f", fontsize=7, padding=2)
-    axes.axhline(100 * chance, ls=":", color=COLOURS["chance"], label="chance")
-    axes.set(xticks=np.arange(len(attacks)), ylabel="accuracy, %", ylim=(0, 112), title="Accuracy with 95 % intervals")
-    axes.set_xticklabels(attacks, rotation=25, ha="right", fontsize=8)
-    axes.legend(fontsize=8, ncols=3, loc="upper right")
+        bars = axes.barh(positions, values, width, xerr=errors, capsize=2, label=model, color=COLOURS.get(model))
+        axes.bar_label(bars, fmt="%.0f", fontsize=8, padding=3)
+    axes.axvline(100 * chance, ls=":", color=COLOURS["chance"], label="chance")
+    axes.set(xlabel="accuracy, %", xlim=(0, 110), title="Accuracy with 95 % intervals")
+    axes.set_yticks(np.arange(len(attacks)), attacks, fontsize=9)
+    axes.invert_yaxis()
+    axes.grid(False, axis="y")
+    figure.legend(fontsize=9, ncols=3, loc="outside lower center")
     return figure
 
 
