@@ -85,7 +85,7 @@ def publish(arguments) -> int:
         run = runs.open_run(name, arguments.profile, arguments.seed)
         run.need("results.json")
         print(results.publish(run.folder, figures))
-    files.write_text(readme, results.fill_tables(readme.read_text(encoding="utf-8"), figures))
+    files.write_text(readme, results.fill_in(readme.read_text(encoding="utf-8"), figures))
     return 0
 
 

@@ -11,7 +11,7 @@ from kitlib.evaluation import Evaluation, confusion, recalls
 from kitlib.experiment import ComparisonSettings, Experiment, PaperFigure
 from kitlib.files import read_json, write_json, write_text, written_whole
 from kitlib.runs import Run, environment
-from kitlib.settings import Settings
+from kitlib.settings import KitError, Settings, suggestion
 
 import pandas as pd
 
@@ -303,15 +303,30 @@ def publish(run_folder: Path, figures: Path) -> Path:
     return target
 
 
-def fill_tables(text: str, figures: Path) -> str:
-    """`text` with each part between '<!-- results: NAME -->' and '<!-- end -->' made anew.
+def fill_in(text: str, figures: Path) -> str:
+    """`text` with what stands between marks and '<!-- end -->' made anew from the records in `figures`.
 
-    NAME is an experiment with a record in `figures`; the part becomes its heading and tables.
-    Raises KitError where a record is missing.
+    <!-- results: NAME --> is the experiment's heading and its table of the paper's figures, or of accuracies where the
+    paper has none. <!-- value: FILE A / B / C --> is the accuracy under keys A, B, C of a JSON record, with its count.
+    Raises KitError where a record or a key is missing.
     """
-    def made(match: re.Match) -> str:
-        found = read(figures / match["name"] / "results.json")
-        tables = as_markdown(accuracy_table(found)) + "\n" + as_markdown(paper_table(found))
-        return f"<!-- results: {match['name']} -->\n**{heading(found)}**\n\n{tables}<!-- end -->"
+    text = re.sub(r"(<!-- results: (\w+) -->).*?<!-- end -->",
+                  lambda match: f"{match[1]}\n{_shown(read(figures / match[2] / 'results.json'))}<!-- end -->",
+                  text, flags=re.DOTALL)
+    return re.sub(r"(<!-- value: (\S+) ([^>]+?) -->).*?<!-- end -->",
+                  lambda match: f"{match[1]}{_value(figures / match[2], match[3])}<!-- end -->", text, flags=re.DOTALL)
 
-    return re.sub(r"<!-- results: (?P<name>\w+) -->.*?<!-- end -->", made, text, flags=re.DOTALL)
+
+def _shown(found: Results) -> str:
+    table = paper_table(found) if found.paper else accuracy_table(found)
+    return f"**{heading(found)}**\n\n{as_markdown(table)}"
+
+
+def _value(path: Path, keys: str) -> str:
+    value = read_json(path)
+    for key in keys.split(" / "):
+        known = value if isinstance(value, dict) else {}
+        if key not in known:
+            raise KitError(f"{path} has no '{key}' of '{keys}'{suggestion(key, known)}")
+        value = value[key]
+    return f"{100 * value['accuracy']:.1f} % ({value['correct']} of {value['count']})"

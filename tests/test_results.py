@@ -1,4 +1,4 @@
-from kitlib import attacks, evaluation, models, results
+from kitlib import attacks, evaluation, files, models, results
 from kitlib.evaluation import Accuracy, Evaluation
 from kitlib.experiment import REPOSITORY, PaperFigure
 from kitlib.settings import KitError
@@ -146,4 +146,13 @@ def test_a_record_that_breaks_the_schema_is_refused(tmp_path):
 def test_the_readme_s_tables_are_those_of_the_records():
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     assert "<!-- results: " in text
-    assert results.fill_tables(text, REPOSITORY / "figures") == text
+    assert results.fill_in(text, REPOSITORY / "figures") == text
+
+
+def test_a_number_in_prose_is_that_of_its_record(tmp_path):
+    accuracy = {"accuracy": 0.75, "correct": 3, "count": 4}
+    files.write_json(tmp_path / "run" / "leak.json", {"on grey": {"defended": accuracy}})
+    text = "It names <!-- value: run/leak.json on grey / defended -->?<!-- end --> of them."
+    assert "defended -->75.0 % (3 of 4)<!-- end --> of" in results.fill_in(text, tmp_path)
+    with pytest.raises(KitError, match="leak.json has no 'defnded' .*did you mean 'defended'"):
+        results.fill_in(text.replace("defended", "defnded"), tmp_path)
