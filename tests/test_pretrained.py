@@ -1,8 +1,9 @@
 """Models in figures/: kept as float16, loaded by name, and put into a run in place of a training."""
+import argparse
 import json
 import shutil
 
-from kitlib import models, pretrained, publication, results, runs
+from kitlib import commands, models, pretrained, publication, results, runs
 from kitlib.experiment import REPOSITORY
 from kitlib.files import read_arrays, read_json, sha256, write_arrays
 from kitlib.settings import KitError
@@ -154,6 +155,21 @@ def test_a_model_other_than_the_judged_one_is_left_out(run, tmp_path):
     assert "another answer than results.json says" in left_out["baseline"]
     assert "too large for float16" in left_out["defended"]
     assert not list((tmp_path / "figures").rglob("models/*"))
+
+
+def test_the_command_lists_models_and_says_how_to_go_on(run, published, monkeypatch, capsys):
+    changes = "{evaluation: {images: 8}, model: {options: {widths: [8, 8, 16, 16], dense: [32], dropout: 0.0}}, " \
+              "data: {size: 16}}"
+    for name, function in {name: getattr(pretrained, name) for name in ("table", "collections")}.items():
+        monkeypatch.setattr(pretrained, name, lambda figures=published, function=function: function(figures))
+    for name, function in {name: getattr(pretrained, name) for name in ("place", "about")}.items():
+        monkeypatch.setattr(pretrained, name, lambda *given, function=function: function(*given, figures=published))
+    commands.run_pretrained(argparse.Namespace(experiment=None))
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["model", *NAMES]
+    commands.run_pretrained(argparse.Namespace(experiment="digits_fgsm", overrides=changes))
+    said = capsys.readouterr().out
+    assert f"-p experiment digits_fgsm -p profile demo -p seed 0 -p overrides '{changes}'" in said
+    assert runs.open_run("digits_fgsm", "demo", 0, changes).path("models/defended.keras").exists()
 
 
 def test_what_the_repository_keeps_is_small_and_loads():

@@ -89,8 +89,8 @@ def test_results_of_other_settings_are_refused(own_run, tmp_path):
 def test_each_paper_is_drawn_from_its_records_alone(tmp_path, monkeypatch):
     found = results.read(REPOSITORY / "figures/lung_ct/results.json")
     shutil.copytree(REPOSITORY / "figures/lung_ct", tmp_path / "lung_ct", ignore=shutil.ignore_patterns("*.png"))
-    monkeypatch.setattr(plots, "keep", lambda figure, path: drawn.update({path.name: figure}))
-    drawn = {}
+    drawn, keep = {}, plots.keep
+    monkeypatch.setattr(plots, "keep", lambda figure, path: drawn.update({path.name: keep(figure, path)}))
     assert publication.draw_papers(tmp_path) == [tmp_path / "paper_b.png"] and list(drawn) == ["paper_b.png"]
     axes = drawn["paper_b.png"].axes[0]
     labels = [label.get_text().split("\n")[0] for label in axes.get_yticklabels()]
@@ -108,8 +108,8 @@ def test_each_paper_is_drawn_from_its_records_alone(tmp_path, monkeypatch):
 def test_missing_experiments_and_synthetic_data_are_named(tmp_path, monkeypatch):
     record = json.loads((REPOSITORY / "figures/cifar10_exp2/results.json").read_text())
     write_json(tmp_path / "cifar10_exp2/results.json", record | {"profile": "full", "synthetic": True})
-    drawn = []
-    monkeypatch.setattr(plots, "keep", lambda figure, path: drawn.append(figure.axes[0].get_title()))
+    drawn, keep = [], plots.keep
+    monkeypatch.setattr(plots, "keep", lambda *given: drawn.append(keep(*given).axes[0].get_title()))
     publication.draw_papers(tmp_path)
     assert drawn == ["cifar10_exp2: SYNTHETIC data\nno record yet of cifar10_exp1, cifar10_exp3, cifar10_exp4"]
 
