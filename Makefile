@@ -57,7 +57,7 @@ test-notebooks:
 lab: $(INSTALLED) ## JupyterLab, open on notebook 01
 	$(BIN)/jupyter lab notebooks/01_data_preparation.ipynb
 
-publish: $(INSTALLED) ## copy the results of EXPERIMENT to figures/ and into the README
+publish: $(INSTALLED) ## copy results, audits and models of EXPERIMENT to figures/, and redraw what the README shows
 	@$(BIN)/python -m kitlib publish $(EXPERIMENT) --profile $(PROFILE) --seed $(SEED)
 
 notebooks: $(INSTALLED) ## run the notebooks and write their outputs into notebooks/

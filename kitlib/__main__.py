@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kitlib.commands import add_audit, add_report
+from kitlib.commands import add_audit, add_pretrained, add_report
 from kitlib.settings import KitError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -77,14 +77,17 @@ def _print_results(path: Path) -> None:
 
 
 def publish(arguments) -> int:
-    """Copy the results of runs to figures/ and make the tables of the README from them."""
-    from kitlib import files, results, runs
+    """Copy what runs have found to figures/, and make the papers' figures and the README's tables from all of it."""
+    from kitlib import files, publication, results, runs
 
     figures, readme = REPOSITORY / "figures", REPOSITORY / "README.md"
     for name in arguments.experiments:
-        run = runs.open_run(name, arguments.profile, arguments.seed)
-        run.need("results.json")
-        print(results.publish(run.folder, figures))
+        found = publication.publish(runs.open_run(name, arguments.profile, arguments.seed), figures)
+        print(f"{found.folder}: {found.bytes / 1e6:.1f} MB")
+        for what, why in found.left_out.items():
+            print(f"  left out: {what}: {why}")
+    for path in publication.draw_papers(figures):
+        print(path)
     files.write_text(readme, results.fill_in(readme.read_text(encoding="utf-8"), figures))
     return 0
 
@@ -114,10 +117,11 @@ def _parser() -> argparse.ArgumentParser:
     for function, purpose in (
         (reproduce, "run notebooks 01-05 and print the tables"),
         (results, "print the tables"),
-        (publish, "copy results to figures/ and into the README"),
+        (publish, "copy results and models to figures/ and into the README"),
     ):
         command = commands.add_parser(function.__name__, help=purpose)
-        command.add_argument("experiments", nargs="*", metavar="experiment", help=f"default: {' '.join(EMBEDDED)}")
+        usual = "none, only the README and the papers' figures" if function is publish else " ".join(EMBEDDED)
+        command.add_argument("experiments", nargs="*", metavar="experiment", help=f"default: {usual}")
         command.add_argument("--profile", default="demo")
         command.add_argument("--seed", type=int, default=0)
         command.set_defaults(function=function)
@@ -130,6 +134,8 @@ def _parser() -> argparse.ArgumentParser:
         _add_batch_options(commands.choices[name])
     add_audit(commands.add_parser("audit", help="is the robustness of a model real? nineteen checks"))
     add_report(commands.add_parser("report", help="write report.html, one self-contained page about a run"))
+    add_pretrained(commands.add_parser("pretrained", help="list the models in figures/, or put those of an experiment "
+                                                          "into its run"))
     committed = commands.add_parser("refresh", help="regenerate the committed outputs of the notebooks")
     committed.set_defaults(function=refresh)
     pages = commands.add_parser("docs", help="a static site of the README, the executed notebooks and the figures")

@@ -66,9 +66,7 @@ def jobs_for(names, profile: str, seed: int) -> list[Job]:
 def _of_paper(name: str) -> list[str]:
     if name not in ("paper_a", "paper_b"):
         return [name]
-    loaded = {each: experiment.load(each, "full") for each in experiment.names()}
-    return [each for each, content in loaded.items()
-            if content.paper == name[-1].upper() and content.paper_figures and content.stands_in_for is None]
+    return experiment.of_paper(name[-1].upper())
 
 
 def config_of(jobs: list[Job]) -> dict:

@@ -1,4 +1,4 @@
-"""The commands `audit` and `report` of the command line."""
+"""The commands `audit`, `report` and `pretrained` of the command line."""
 from __future__ import annotations
 
 import argparse
@@ -145,3 +145,28 @@ def run_report(arguments) -> int:
     return 0
 
 
+def add_pretrained(command: argparse.ArgumentParser) -> None:
+    """The options of `pretrained`."""
+    command.add_argument("experiment", nargs="?", help="whose models to put into its run (default: list all models)")
+    command.add_argument("--overrides", help="as in the notebooks, such as '{evaluation: {images: 200}}': another run, "
+                                             "with the same data and models")
+    command.set_defaults(function=run_pretrained)
+
+
+def run_pretrained(arguments) -> int:
+    """List the pretrained models, or put those of an experiment into its run and say how to go on."""
+    from kitlib import pretrained
+
+    if arguments.experiment is None:
+        table = pretrained.table()
+        print("no pretrained models in figures/" if table.empty else table.to_string(index=False))
+        return 0
+    run = pretrained.place(arguments.experiment, arguments.overrides)
+    for name in pretrained.collections()[arguments.experiment].models:
+        print(pretrained.about(f"{arguments.experiment}/{name}"), end="\n\n")
+    overrides = f" -p overrides {shlex.quote(arguments.overrides)}" if arguments.overrides else ""
+    print(f"put into {run.folder}. Go on with notebook 01 for the data, then 03 and 05:")
+    for notebook in ("01_data_preparation", "03_attack_generation", "05_evaluation"):
+        print(f"papermill notebooks/{notebook}.ipynb out.ipynb -p experiment {run.experiment.name} "
+              f"-p profile {run.profile} -p seed {run.seed}{overrides}")
+    return 0

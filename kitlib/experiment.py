@@ -259,6 +259,13 @@ def names() -> list[str]:
     return sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
 
 
+def of_paper(letter: str) -> list[str]:
+    """The experiments that answer figures of paper "A" or "B" on its own data."""
+    loaded = {name: load(name, "full") for name in names()}
+    return [name for name, content in loaded.items()
+            if content.paper == letter and content.paper_figures and content.stands_in_for is None]
+
+
 def load(name: str, profile: str = "demo", overrides: dict | str | None = None) -> Experiment:
     """Read experiment `name` (or the YAML file of that path), merge `profile` and `overrides` into it.
 

@@ -46,6 +46,32 @@ def written_whole(path: Path):
         aside.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def folder_written_whole(path: Path):
+    """Yield an empty folder; it takes the place of the folder `path` only if the block ends without an error.
+
+    What `path` held before is gone then. Raises KitError where the disk is full or cannot be written; `path` is then
+    as it was before.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as aside:
+            new, old = Path(aside, "new"), Path(aside, "old")
+            new.mkdir()
+            yield new
+            if path.exists():
+                path.rename(old)
+            try:
+                new.rename(path)
+            except OSError:
+                if old.exists():
+                    old.rename(path)
+                raise
+    except OSError as error:
+        raise KitError(f"{path} could not be written ({error.strerror}): {_FREE_SPACE}") from error
+
+
 def _to_disk(path: Path) -> None:
     with open(path, "rb") as file:
         os.fsync(file.fileno())

@@ -211,6 +211,41 @@ def accuracy_bars(accuracies: dict[str, dict[str, object]], chance: float) -> Fi
     return figure
 
 
+def claims(entries: dict, chance: list[float], title: str, note: str = "") -> Figure:
+    """A paper on one page: each of its figures as claimed, as published, and as defined, with the verdict beside it.
+
+    entries: {label of a row: PaperEntry of kitlib.results}. chance: for each, what guessing would get, as a share.
+    Marks have 95 % intervals. Letters are large, so that it can be read at half the width of a page.
+    """
+    found, rows = list(entries.values()), np.arange(len(entries))
+    figure, axes = plt.subplots(figsize=(8.4, 2.3 + 0.58 * len(entries)))
+    claimed = [each.paper for each in found]
+    axes.vlines(claimed, rows - 0.33, rows + 0.33, color="black", lw=5, label="the paper's claim")
+    _claim_marks(axes, [each.as_published for each in found], rows - 0.15, fmt="s", color=_PALETTE[0],
+                 label="rerun as published")
+    _claim_marks(axes, [each.as_defined for each in found], rows + 0.15, fmt="o", color=_PALETTE[3],
+                 label="honest: as defined")
+    axes.vlines(100 * np.array(chance), rows - 0.5, rows + 0.5, ls=":", lw=2, color="0.35", label="guessing")
+    for row, each in zip(rows, found, strict=True):
+        axes.text(1.02, row, each.verdict or "other data", transform=axes.get_yaxis_transform(), va="center",
+                  fontsize=14, fontweight="bold" if each.verdict in ("reproduced", "explained") else "normal")
+    axes.set(xlim=(-2, 102), ylim=(len(entries) - 0.5, -0.5))
+    axes.set_xlabel("accuracy, %", fontsize=14)
+    axes.set_yticks(rows, entries, fontsize=12.5)
+    axes.tick_params(axis="x", labelsize=13)
+    axes.grid(axis="y", visible=False)
+    figure.suptitle(title, fontsize=17)
+    axes.set_title(note, fontsize=11, color="0.35")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=13)
+    return figure
+
+
+def _claim_marks(axes, measured: list, heights, **look) -> None:
+    values = 100 * np.array([each.accuracy for each in measured])
+    errors = np.abs(100 * np.array([each.interval for each in measured]).T - values)
+    axes.errorbar(values, heights, xerr=errors, ms=9, capsize=4, lw=2, **look)
+
+
 def naive_against_adaptive(records: dict[str, dict], chance: float) -> Figure:
     """One row a contender: clean accuracy, what a careless judgement says, and the worst case with its interval.
 

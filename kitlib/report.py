@@ -26,6 +26,8 @@ CAPTIONS = {
     "defended_curves": "Training of the defended model",
     "samples": "Images of each class",
     "class_counts": "Images of each class in each part of the data",
+    "paper_a": "Paper A: its claims, the same rerun as published, and accuracies under the attacks as defined",
+    "paper_b": "Paper B: its claims, the same rerun as published, and accuracies under the attacks as defined",
 }
 
 
@@ -52,7 +54,10 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A heading with words, facts (name and value), a command to copy, tables and pictures under it."""
+    """A heading with words, facts (name and value), a command to copy, tables and pictures under it.
+
+    links: text and address, in the site's pages only, as a report is one file.
+    """
 
     title: str
     words: tuple[str, ...] = ()
@@ -60,6 +65,7 @@ class Section:
     command: str | None = None
     tables: tuple[Table, ...] = ()
     pictures: tuple[Picture, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,14 +2,13 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 from typing import Literal
 
 from kitlib.data import Dataset
 from kitlib.evaluation import Evaluation, confusion, recalls
 from kitlib.experiment import ComparisonSettings, Experiment, PaperFigure
-from kitlib.files import read_json, write_json, write_text, written_whole
+from kitlib.files import read_json, write_json, write_text
 from kitlib.runs import Run, environment
 from kitlib.settings import KitError, Settings, suggestion
 
@@ -286,21 +285,6 @@ def heading(results: Results) -> str:
     name, model, data = (results.experiment[key] for key in ("name", "model", "data"))
     how = f"{mark}profile {results.profile}, seed {results.seed}, {model['name']} at {data['size']} px"
     return f"{name} ({how}): {results.experiment['title']}"
-
-
-
-def publish(run_folder: Path, figures: Path) -> Path:
-    """Copy a run's record, tables and pictures to figures/<experiment>; returns that folder.
-
-    Only the executed result is copied: no data and no models.
-    """
-    found = read(run_folder / "results.json")
-    target = figures / found.experiment["name"]
-    write(found, target)
-    for picture in sorted((run_folder / "figures").glob("*.png")):
-        with written_whole(target / picture.name) as aside:
-            shutil.copyfile(picture, aside)
-    return target
 
 
 def fill_in(text: str, figures: Path) -> str:

@@ -27,7 +27,8 @@ def build(target: Path) -> Path:
     notebooks = sorted((REPOSITORY / "notebooks").glob("[0-9]*.ipynb"))
     for notebook in notebooks:
         _write_notebook(notebook, [each.stem for each in notebooks], target / "notebooks" / f"{notebook.stem}.html")
-    shutil.copytree(REPOSITORY / "figures", target / "figures", dirs_exist_ok=True)
+    shutil.copytree(REPOSITORY / "figures", target / "figures", dirs_exist_ok=True,
+                    ignore=shutil.ignore_patterns("models"))
     shutil.copyfile(TEMPLATES / "style.css", target / "style.css")
     _write_page(target / "gallery.html", "Gallery", sections=_gallery())
     for name in DOCUMENTS:
@@ -50,13 +51,21 @@ def _write_document(path: Path, target: Path, root: str = "") -> None:
 
 
 def _gallery() -> tuple[Section, ...]:
-    sections = []
-    for record in sorted((REPOSITORY / "figures").glob("*/results.json")):
+    """The papers at a glance, then every published run with its pictures and the reports of its audits."""
+    figures = REPOSITORY / "figures"
+    sections = [Section("The papers at a glance", pictures=_pictures(figures))]
+    for record in sorted(figures.glob("[!.]*/results.json")):
         found = results.read(record)
-        pictures = tuple(Picture(caption_of(path.stem), str(path.relative_to(REPOSITORY)))
-                         for path in sorted(record.parent.glob("*.png")))
-        sections.append(Section(found.experiment["title"], (results.heading(found),), pictures=pictures))
+        audits = tuple((f"Audit of the {path.parent.name} model", str(path.relative_to(REPOSITORY)))
+                       for path in sorted(record.parent.glob("audit/*/report.html")))
+        sections.append(Section(found.experiment["title"], (results.heading(found),), pictures=_pictures(record.parent),
+                                links=audits))
     return tuple(sections)
+
+
+def _pictures(folder: Path) -> tuple[Picture, ...]:
+    return tuple(Picture(caption_of(path.stem), str(path.relative_to(REPOSITORY)))
+                 for path in sorted(folder.glob("*.png")))
 
 
 def _write_page(path: Path, title: str, root: str = "", body: str = "", sections: tuple[Section, ...] = ()) -> None:

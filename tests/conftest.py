@@ -6,6 +6,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import pytest
+import tiny_run
 from sklearn.datasets import load_digits
 
 TRAIN = 1200
@@ -47,3 +48,11 @@ def trained_model(digits):
     model.compile(keras.optimizers.Adam(3e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(digits[0][:TRAIN], digits[1][:TRAIN], batch_size=64, epochs=6, verbose=0)
     return model
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+    """See tiny_run: for reading; a test that changes it copies its folder first."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("KITLIB_RUNS", str(tmp_path_factory.mktemp("finished_runs")))
+        return tiny_run.finished()

@@ -376,6 +376,7 @@ BAD_COMMANDS = {
     "results before the run": ("results digits_fgsm --profile smoke", "run notebook 05_evaluation.ipynb first"),
     "results of an unknown experiment": ("results digits", "there is no experiment 'digits'"),
     "publish before the run": ("publish digits_fgsm --profile smoke", "run notebook 05_evaluation.ipynb first"),
+    "pretrained models of nothing": ("pretrained nothing", "no experiment with pretrained models 'nothing'"),
     "sweep without a file": ("sweep", "required: sweep"),
     "unknown sweep": ("sweep digits_ep", "did you mean 'digits_eps'"),
     "aggregate of an unknown sweep": ("aggregate nothing", "there is no sweep 'nothing'"),

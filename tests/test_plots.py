@@ -1,7 +1,7 @@
 from kitlib import data, plots
 from kitlib.data import DataSettings
 from kitlib.evaluation import Accuracy
-from kitlib.results import Measured
+from kitlib.results import Measured, PaperEntry
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -27,6 +27,8 @@ def figures(dataset):
     yield plots.epsilon_curve({"FGSM": accuracies}, [0, 8 / 255], 0.1)
     yield plots.confusion_matrices({"clean": np.eye(3, dtype=int), "PGD": np.zeros((3, 3), int)}, ["a", "b", "c"])
     yield plots.accuracy_bars({"baseline": {"clean": measured}, "defended": {"clean": measured}}, 0.1)
+    entry = PaperEntry(id="a", paper=80, as_published=measured, as_defined=measured, control=None, verdict=None, why="")
+    yield plots.claims({"a": entry, "b": entry.model_copy(update={"verdict": "explained"})}, [0.1, 0.5], "Paper A")
     yield plots.predictions({"clean": (images, np.full((2, 10), 0.1))}, [3, 4], dataset.class_names)
     yield plots.explanations({"clean": images}, {"clean": images[..., 0]}, {"clean": images - 0.5},
                              {"clean": ["3", "4"]})

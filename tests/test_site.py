@@ -1,5 +1,6 @@
 """make docs: a site that leads everywhere and needs nothing from elsewhere to be made."""
 import re
+import shutil
 
 from kitlib import site
 from kitlib.experiment import REPOSITORY
@@ -32,5 +33,18 @@ def test_links_and_pictures_of_the_site_are_there(pages, name):
 
 def test_the_gallery_shows_every_published_picture(pages):
     text = (pages / "gallery.html").read_text(encoding="utf-8")
-    pictures = list((REPOSITORY / "figures").glob("*/*.png"))
+    pictures = list((REPOSITORY / "figures").rglob("*.png"))
     assert pictures and all(str(path.relative_to(REPOSITORY)) in text for path in pictures)
+
+
+def test_the_gallery_links_the_reports_of_audits(tmp_path, monkeypatch):
+    published = tmp_path / "figures/lung_ct"
+    (published / "audit/defended").mkdir(parents=True)
+    (published / "audit/defended/report.html").touch()
+    shutil.copyfile(REPOSITORY / "figures/lung_ct/results.json", published / "results.json")
+    monkeypatch.setattr(site, "REPOSITORY", tmp_path)
+    links = [section.links for section in site._gallery()]
+    assert links == [(), (("Audit of the defended model", "figures/lung_ct/audit/defended/report.html"),)]
+    site._write_page(tmp_path / "gallery.html", "Gallery", sections=site._gallery())
+    page = (tmp_path / "gallery.html").read_text(encoding="utf-8")
+    assert '<a href="figures/lung_ct/audit/defended/report.html">Audit of the defended model</a>' in page
