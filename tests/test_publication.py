@@ -20,7 +20,7 @@ def run(finished_run, tmp_path_factory):
                  "audit/defended/figures/sweep.png", "adversarial/pgd.npz", "notebooks/05_evaluation.ipynb"):
         run.path(name).parent.mkdir(parents=True, exist_ok=True)
         run.path(name).write_text(name)
-    write_json(run.path("audit/defended/audit.json"), {})
+    write_json(run.path("audit/defended/audit.json"), {"model_sha256": sha256(run.path("models/defended.keras"))})
     run.write_record("07_label_leaking", {"a": 1})
     return run
 
@@ -44,6 +44,13 @@ def test_a_reader_finds_records_tables_pictures_audits_and_models(run, tmp_path)
         "audit/defended/audit.json", "models/baseline.npz", "models/defended.npz", "models/models.json",
         "records/data.json", "records/baseline.json", "records/defended.json", "records/07_label_leaking.json"}
     assert found.bytes == sum(path.stat().st_size for path in found.folder.rglob("*") if path.is_file())
+
+
+def test_the_audit_of_a_model_that_was_trained_again_since_is_left_out(own_run, tmp_path):
+    write_json(own_run.path("audit/defended/audit.json"), {"model_sha256": "0" * 64})
+    found = publication.publish(own_run, tmp_path / "figures")
+    assert set(found.left_out) == {"audit/defended/audit.json", "audit/defended/report.html"}
+    assert not (found.folder / "audit").exists()
 
 
 def test_a_second_call_makes_the_same_files_and_what_is_stale_goes(run, tmp_path):

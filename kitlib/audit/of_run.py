@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from kitlib.audit.measure import Subject
 from kitlib.audit.target import prepare
+from kitlib.files import sha256
 from kitlib.results import Results, read
 from kitlib.runs import Run
 
@@ -11,7 +12,8 @@ import numpy as np
 
 def of_run(run: Run, which: str = "defended", images: int = 1000, eps: float | None = None,
            claim: float | None = None) -> tuple[Subject, dict]:
-    """The subject, and what the record says of it in words (`model`, `data`, `class_order`, `synthetic`).
+    """The subject, and what the record says of it in words (`model`, `model_sha256`, `data`, `class_order`,
+    `synthetic`).
 
     which: "baseline" or "defended". eps: default that of the experiment's headline attack. claim: default, for a
     defended model, its accuracy under the attacks as published. The claim's own attacks are those; the undefended
@@ -34,7 +36,8 @@ def of_run(run: Run, which: str = "defended", images: int = 1000, eps: float | N
     )
     order = "as the experiment trained it: " + ", ".join(f"{n} = {name}" for n, name in enumerate(dataset.class_names))
     name = f"{which} model of {experiment.name}, profile {run.profile}, seed {run.seed}"
-    return subject, {"model": name, "data": dataset.source, "class_order": order, "synthetic": dataset.synthetic}
+    return subject, {"model": name, "model_sha256": sha256(run.path(f"models/{which}.keras")), "data": dataset.source,
+                     "class_order": order, "synthetic": dataset.synthetic}
 
 
 def published_claim(results: Results) -> float | None:

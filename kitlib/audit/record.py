@@ -59,13 +59,14 @@ class AttackRecord(Measured):
 class AuditRecord(Settings):
     """Everything that an audit found: the verdict, the report and the tables are made from it.
 
-    model, data: what was judged and on what, in words. target: how input range and output were found out.
-    class_order: how the data's classes are matched to the model's outputs. sweep: accuracy under PGD by eps.
-    own: accuracies under the claim's own attacks.
+    model, data: what was judged and on what, in words. model_sha256: of its file, where there is one. target: how
+    input range and output were found out. class_order: how the data's classes are matched to the model's outputs.
+    sweep: accuracy under PGD by eps. own: accuracies under the claim's own attacks.
     """
 
     schema_version: Literal[1] = 1
     model: str
+    model_sha256: str | None
     data: str
     synthetic: bool
     class_names: tuple[str, ...]
@@ -150,7 +151,7 @@ class Audit:
 
 
 def run(measurements: Measurements, *, model: str, data: str, class_order: str = "as given", synthetic: bool = False,
-        quick: bool = False, command: str | None = None) -> Audit:
+        quick: bool = False, command: str | None = None, model_sha256: str | None = None) -> Audit:
     """Make all nineteen checks and the verdict.
 
     model, data, class_order, command: what the record says of them, in words.
@@ -162,7 +163,8 @@ def run(measurements: Measurements, *, model: str, data: str, class_order: str =
         m.say(f"[{check.number:2}/{len(CHECKS)}] {found.outcome:<11} {check.title}")
     subject = m.subject
     record = AuditRecord(
-        model=model, data=data, synthetic=synthetic, class_names=tuple(map(str, subject.class_names)),
+        model=model, model_sha256=model_sha256, data=data, synthetic=synthetic,
+        class_names=tuple(map(str, subject.class_names)),
         class_order=class_order, takes=subject.target.takes, returns=subject.target.returns, eps=subject.eps,
         claim=subject.claim, quick=quick, seed=m.seed, effort=m.effort, command=command, environment=environment(),
         date=time.strftime("%Y-%m-%d", time.gmtime()), seconds=round(time.perf_counter() - started, 1),

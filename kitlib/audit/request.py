@@ -9,6 +9,7 @@ from kitlib.audit import material
 from kitlib.audit.measure import Effort, Subject
 from kitlib.audit.of_run import of_run
 from kitlib.audit.target import image_shape, load, load_weights, outputs_of, prepare
+from kitlib.files import sha256
 from kitlib.settings import KitError
 
 
@@ -34,7 +35,7 @@ def from_file(arguments, effort: Effort) -> tuple[Subject, dict, Path]:
     subject = Subject(target, chosen.images, chosen.labels, chosen.class_names, arguments.eps, arguments.claim,
                       train_images=trained.train_images, train_labels=trained.train_labels)
     about = {"model": path.name, "data": chosen.source, "class_order": chosen.class_order,
-             "synthetic": chosen.synthetic}
+             "synthetic": chosen.synthetic, "model_sha256": sha256(path)}
     return subject, about, runs.runs_folder() / "audits" / path.stem
 
 
