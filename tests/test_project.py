@@ -14,8 +14,8 @@ from packaging.utils import canonicalize_name
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 LAYERS = ["settings", "files", "data", "models", "attacks", "defences", "explanations", "detection", "training",
-          "evaluation", "experiment", "runs", "comparison", "results", "plots", "batch", "sweeps", "audit", "report",
-          "site", "commands", "__main__"]
+          "evaluation", "experiment", "runs", "comparison", "results", "plots", "hands_on", "batch", "sweeps", "audit",
+          "report", "site", "commands", "__main__"]
 
 
 LOCKS = ("requirements.lock", "requirements-peers.lock")
