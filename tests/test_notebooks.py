@@ -78,3 +78,11 @@ def test_it_has_cells_that_nbval_compares(notebook):
 def test_it_is_small_enough_to_read_on_a_web_page():
     for path in NOTEBOOKS:
         assert path.stat().st_size < 1_500_000, path.name
+
+
+def test_it_asks_questions_whose_answers_are_folded_away(notebook):
+    """With empty lines around the answer, so that Markdown and formulas in it are set."""
+    questions = [cell.source for cell in notebook.cells if cell.source.startswith("**Check yourself.** ")]
+    assert 2 <= len(questions) <= 3
+    for question in questions:
+        assert re.search(r"\?\n\n<details><summary>Answer</summary>\n\n\S.*\S\n\n</details>$", question, re.DOTALL)
