@@ -300,6 +300,7 @@ def transfer_heatmap(matrix: dict[str, dict[str, object]]) -> Figure:
                 yticklabels=list(matrix), ax=axes, cbar_kws={"label": "accuracy, %"})
     axes.set(xlabel="judged by", ylabel="images made on", title="Adversarial images carried from model to model")
     axes.set_xticklabels(axes.get_xticklabels(), rotation=35, ha="right")
+    axes.set_yticklabels(axes.get_yticklabels(), rotation=0)
     return figure
 
 
