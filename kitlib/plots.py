@@ -25,10 +25,16 @@ def keep(figure: Figure, path: Path, synthetic: bool = False) -> Figure:
 
     Returns the figure, closed, so that a notebook cell that ends with this call shows it once.
     """
-    if synthetic:
-        figure.suptitle(f"{figure.get_suptitle()}  [synthetic data]".strip(), fontsize=11)
+    finished(figure, synthetic)
     with written_whole(path) as aside:
         figure.savefig(aside)
+    return figure
+
+
+def finished(figure: Figure, synthetic: bool = False) -> Figure:
+    """The figure, closed, for one that is only shown; synthetic data are marked in the picture."""
+    if synthetic:
+        figure.suptitle(f"{figure.get_suptitle()}  [synthetic data]".strip(), fontsize=11)
     plt.close(figure)
     return figure
 
@@ -117,12 +123,35 @@ def attack_grid(
     for row, image in enumerate(images):
         picture(grid[row][0], image, "clean\n" + titles["clean"][row], _colour(right["clean"][row]))
         for number, name in enumerate(names):
-            change = attacked[name][row] - image
-            largest = float(np.abs(change).max())
-            amplified = 0.5 + change / (2 * largest) if largest > ROUNDING else np.full_like(change, 0.5)
-            picture(grid[row][1 + 2 * number], amplified, f"perturbation\nlargest {255 * largest:.1f}/255")
+            _perturbation(grid[row][1 + 2 * number], attacked[name][row] - image)
             picture(grid[row][2 + 2 * number], attacked[name][row],
                     f"{name}\n{titles[name][row]}", _colour(right[name][row]))
+    return figure
+
+
+def _perturbation(axes, change: np.ndarray) -> None:
+    """A change of pixels, H x W x C, amplified to fill the grey range around mid-grey; its true size is the title."""
+    largest = float(np.abs(change).max())
+    amplified = 0.5 + change / (2 * largest) if largest > ROUNDING else np.full_like(change, 0.5)
+    picture(axes, amplified, f"perturbation\nlargest {255 * largest:.1f}/255")
+
+
+def one_attack(clean, attacked, before, after, label: int, class_names, names=("clean", "attacked")) -> Figure:
+    """One image, the perturbation, the attacked image, and the probabilities that a model gives before and after.
+
+    clean, attacked: H x W x C pixels; before, after: one probability a class; label: the class that the attack leads
+    away from. Its bar is filled, and an answer other than it is written in red. The perturbation as in `attack_grid`.
+    """
+    figure, axes = plt.subplots(1, 5, figsize=(9.6, max(2.2, 0.2 * len(class_names) + 0.5)),
+                                width_ratios=[1, 1, 1, 0.9, 0.9])
+    for name, image, probabilities, left, right in zip(
+            names, (clean, attacked), (before, after), (axes[0], axes[2]), axes[3:], strict=True):
+        said = int(np.argmax(probabilities))
+        answer = f"{name}\nsays {class_names[said]}, {100 * probabilities[said]:.0f} %"
+        picture(left, image, answer, _colour(said == label))
+        _probability_bars(right, probabilities, label, class_names)
+        right.set_title(f"{name}, %", fontsize=9)
+    _perturbation(axes[1], attacked - clean)
     return figure
 
 
@@ -308,6 +337,7 @@ def transfer_heatmap(matrix: dict[str, dict[str, object]]) -> Figure:
                 yticklabels=list(matrix), ax=axes, cbar_kws={"label": "accuracy, %"})
     axes.set(xlabel="judged by", ylabel="images made on", title="Adversarial images carried from model to model")
     axes.set_xticklabels(axes.get_xticklabels(), rotation=35, ha="right")
+    axes.set_yticklabels(axes.get_yticklabels(), rotation=0)
     return figure
 
 

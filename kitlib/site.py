@@ -24,9 +24,11 @@ def build(target: Path) -> Path:
 
     It needs no network to be made; formulas in notebooks are set by MathJax, which the reader's browser fetches.
     """
-    notebooks = sorted((REPOSITORY / "notebooks").glob("[0-9]*.ipynb"))
-    for notebook in notebooks:
-        _write_notebook(notebook, [each.stem for each in notebooks], target / "notebooks" / f"{notebook.stem}.html")
+    lessons = sorted((REPOSITORY / "notebooks").glob("[0-9]*.ipynb"))
+    solutions = sorted((REPOSITORY / "notebooks" / "solutions").glob("*.ipynb"))
+    for notebook in lessons + solutions:
+        page = notebook.relative_to(REPOSITORY).with_suffix(".html")
+        _write_notebook(notebook, [each.stem for each in lessons], target / page, root="../" * (len(page.parts) - 1))
     shutil.copytree(REPOSITORY / "figures", target / "figures", dirs_exist_ok=True,
                     ignore=shutil.ignore_patterns("models"))
     shutil.copyfile(TEMPLATES / "style.css", target / "style.css")
@@ -37,17 +39,22 @@ def build(target: Path) -> Path:
     return target / "index.html"
 
 
-def _write_notebook(path: Path, names: list[str], target: Path) -> None:
+def _write_notebook(path: Path, lessons: list[str], target: Path, root: str) -> None:
     exporter = HTMLExporter(template_name="notebook", extra_template_basedirs=[str(TEMPLATES)])
-    html, _ = exporter.from_filename(str(path), resources={"notebooks": names, "metadata": {"name": path.stem}})
-    write_text(target, html)
+    resources = {"notebooks": lessons, "root": root, "metadata": {"name": path.stem}}
+    html, _ = exporter.from_filename(str(path), resources=resources)
+    write_text(target, _to_pages(html))
+
+
+def _to_pages(html: str) -> str:
+    """Links to notebooks and documents lead to their pages."""
+    return re.sub(r'href="([^":]+)\.(ipynb|md)"', r'href="\1.html"', html)
 
 
 def _write_document(path: Path, target: Path, root: str = "") -> None:
     """A Markdown file as a page; links to notebooks and to other documents lead to their pages."""
     markdown = re.sub(r"<!--.*?-->", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
-    html = re.sub(r'href="([^":]+)\.(ipynb|md)"', r'href="\1.html"', markdown2html_mistune(markdown))
-    _write_page(target, path.stem, root=root, body=Markup(html))
+    _write_page(target, path.stem, root=root, body=Markup(_to_pages(markdown2html_mistune(markdown))))
 
 
 def _gallery() -> tuple[Section, ...]:

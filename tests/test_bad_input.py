@@ -420,7 +420,7 @@ def test_a_folder_of_runs_that_cannot_be_written_is_named(tmp_path, monkeypatch,
 def test_nothing_in_the_kit_loads_pickles_or_unsafe_yaml():
     """Every np.load says so, and pickle, yaml.load, eval, exec, and Keras's unsafe mode are not used."""
     sources_of_the_kit = [*experiment.REPOSITORY.glob("kitlib/**/*.py"), *experiment.REPOSITORY.glob("benchmarks/*.py"),
-                          *experiment.REPOSITORY.glob("notebooks/*.ipynb")]
+                          *experiment.REPOSITORY.glob("notebooks/**/*.ipynb")]
     for path in sources_of_the_kit:
         text = path.read_text(encoding="utf-8")
         for call in text.split("np.load(")[1:]:

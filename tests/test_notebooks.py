@@ -1,4 +1,5 @@
-"""What every notebook of the kit has in common. nbval runs them (make test)."""
+"""What the notebooks of the kit have in common: the lessons, and the solutions of their exercises. nbval runs both
+(make test), the solutions last, as `solutions` sorts behind the numbers."""
 import re
 import statistics
 
@@ -8,35 +9,64 @@ from kitlib.runs import MAKER, PARAMETERS
 import nbformat
 import pytest
 
-NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("[0-9]*.ipynb"))
+LESSONS = sorted((REPOSITORY / "notebooks").glob("[0-9]*.ipynb"))
+SOLUTIONS = sorted((REPOSITORY / "notebooks" / "solutions").glob("*.ipynb"))
 
 
 def code(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.fixture(params=LESSONS + SOLUTIONS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def notebook(request):
     return nbformat.read(request.param, as_version=4)
 
 
+@pytest.fixture(params=LESSONS, ids=lambda path: path.stem)
+def lesson(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+@pytest.fixture(params=SOLUTIONS, ids=lambda path: path.stem)
+def solution(request):
+    """(its cells, the cells of the lesson)."""
+    lesson = request.param.parents[1] / request.param.name
+    return tuple(nbformat.read(path, as_version=4).cells for path in (request.param, lesson))
+
+
 def test_the_five_are_there():
-    assert {path.stem for path in NOTEBOOKS} >= set(MAKER.values())
+    assert {path.stem for path in LESSONS} >= set(MAKER.values())
+
+
+def test_every_lesson_has_its_solutions_and_leads_to_them():
+    assert [path.name for path in SOLUTIONS] == [path.name for path in LESSONS]
+    for path in LESSONS:
+        assert f"](solutions/{path.name})" in nbformat.read(path, as_version=4).cells[-1].source
+
+
+def test_solutions_solve_every_exercise_and_end_with_words(solution):
+    cells, lesson = solution
+    exercises = re.search(r"## Exercises\n(.*)\nSolutions:", lesson[-1].source, re.DOTALL)[1]
+    asked = re.findall(r"^(\d)\. ", exercises, re.M)
+    solved = re.findall(r"^## Exercise (\d): ", "\n".join(cell.source for cell in cells), re.M)
+    assert 2 <= len(asked) <= 3 and asked == solved
+    assert cells[-1].cell_type == "markdown"
+    assert all(part in cells[0].source for part in ("](../", "**Needs**", "**Takes**"))
 
 
 def test_it_is_a_valid_notebook(notebook):
     nbformat.validate(notebook)
 
 
-def test_it_opens_with_title_question_needs_and_time(notebook):
-    first = notebook.cells[0].source
+def test_it_opens_with_title_question_needs_and_time(lesson):
+    first = lesson.cells[0].source
     assert re.match(r"# \d+ · ", first)
     for part in ("**Question.**", "**Needs**", "**Takes**"):
         assert part in first
 
 
-def test_it_ends_with_lessons_exercises_and_references(notebook):
-    last = notebook.cells[-1].source
+def test_it_ends_with_lessons_exercises_and_references(lesson):
+    last = lesson.cells[-1].source
     for part in ("## What we learnt", "## Exercises", "## References"):
         assert part in last
 
@@ -62,6 +92,7 @@ def test_it_was_executed_in_order_and_without_errors(notebook):
     assert [cell.execution_count for cell in code(notebook)] == list(range(1, len(code(notebook)) + 1))
     kinds = {output.output_type for cell in code(notebook) for output in cell.outputs}
     assert "error" not in kinds
+    assert "widgets" not in notebook.metadata
 
 
 def test_its_outputs_are_free_of_noise_and_paths(notebook):
@@ -76,5 +107,13 @@ def test_it_has_cells_that_nbval_compares(notebook):
 
 
 def test_it_is_small_enough_to_read_on_a_web_page():
-    for path in NOTEBOOKS:
+    for path in LESSONS + SOLUTIONS:
         assert path.stat().st_size < 1_500_000, path.name
+
+
+def test_it_asks_questions_whose_answers_are_folded_away(lesson):
+    """With empty lines around the answer, so that Markdown and formulas in it are set."""
+    questions = [cell.source for cell in lesson.cells if cell.source.startswith("**Check yourself.** ")]
+    assert 2 <= len(questions) <= 3
+    for question in questions:
+        assert re.search(r"\?\n\n<details><summary>Answer</summary>\n\n\S.*\S\n\n</details>$", question, re.DOTALL)

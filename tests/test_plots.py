@@ -24,6 +24,7 @@ def figures(dataset):
     yield plots.training_curves({"loss": [2.0, 1.0], "accuracy": [0.1, 0.9], "robust_accuracy": [0, 0.1]}, 0.1)
     yield plots.attack_grid(images, {"FGSM": images + 0.1}, {"clean": ["3", "4"], "FGSM": ["5", "6"]},
                             {"clean": [True, True], "FGSM": [False, False]})
+    yield plots.one_attack(images[0], images[0] + 0.1, np.eye(10)[3], np.eye(10)[5], 3, dataset.class_names)
     yield plots.epsilon_curve({"FGSM": accuracies}, [0, 8 / 255], 0.1)
     yield plots.confusion_matrices({"clean": np.eye(3, dtype=int), "PGD": np.zeros((3, 3), int)}, ["a", "b", "c"])
     yield plots.accuracy_bars({"baseline": {"clean": measured}, "defended": {"clean": measured}}, 0.1)

@@ -16,9 +16,18 @@ def pages(tmp_path_factory):
 
 
 def test_every_notebook_has_its_page_with_a_title(pages):
-    for notebook in (REPOSITORY / "notebooks").glob("[0-9]*.ipynb"):
-        page = (pages / "notebooks" / f"{notebook.stem}.html").read_text(encoding="utf-8")
-        assert "<h1" in page and 'name="viewport"' in page
+    for notebook in (REPOSITORY / "notebooks").rglob("[0-9]*.ipynb"):
+        page = pages / notebook.relative_to(REPOSITORY).with_suffix(".html")
+        text = page.read_text(encoding="utf-8")
+        assert "<h1" in text and 'name="viewport"' in text
+        local = [link for link in re.findall(r'<a href="([^"#:]+)"', text) if not link.startswith("data")]
+        assert local and all((page.parent / link).exists() for link in local)
+
+
+def test_answers_are_folded_away_and_set(pages):
+    text = (pages / "notebooks" / "03_attack_generation.html").read_text(encoding="utf-8")
+    answers = re.findall(r"<details><summary>Answer</summary>(.*?)</details>", text, re.DOTALL)
+    assert len(answers) >= 2 and all("<p>" in answer for answer in answers)
 
 
 @pytest.mark.parametrize("name", ["index.html", "gallery.html", "CONTRIBUTING.html", "data/README.html"])
