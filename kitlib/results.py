@@ -185,17 +185,21 @@ def collect(run: Run, dataset: Dataset, models: dict[str, ModelResults]) -> Resu
     )
 
 
-def write(results: Results, folder: Path) -> None:
-    """results.json and its tables as Markdown and CSV."""
+def write(results: Results, folder: Path) -> list[Path]:
+    """results.json and its tables as Markdown and CSV; returns all of them."""
     write_json(folder / "results.json", results.model_dump(mode="json"))
-    for name, table in {"accuracy": accuracy_table(results), "paper": paper_table(results)}.items():
-        write_table(table, folder / "tables" / name)
+    tables = {"accuracy": accuracy_table(results), "paper": paper_table(results)}
+    written = [path for name, table in tables.items() for path in write_table(table, folder / "tables" / name)]
+    return [folder / "results.json", *written]
 
 
-def write_table(table: pd.DataFrame, path: Path) -> None:
-    """A table as `path`.md and `path`.csv, without its index."""
-    write_text(path.with_name(path.name + ".md"), as_markdown(table))
-    write_text(path.with_name(path.name + ".csv"), table.to_csv(index=False))
+def write_table(table: pd.DataFrame, path: Path) -> list[Path]:
+    """A table as `path`.md and `path`.csv, without its index; returns both."""
+    texts = {".md": as_markdown(table), ".csv": table.to_csv(index=False)}
+    written = {path.with_name(path.name + ending): text for ending, text in texts.items()}
+    for file, text in written.items():
+        write_text(file, text)
+    return list(written)
 
 
 def read(path: Path) -> Results:
