@@ -237,5 +237,7 @@ def _compiled_forward(model: keras.Model) -> Callable:
     # Kept on the model itself: it lives and dies with it, and one trace serves every batch size.
     if not hasattr(model, "_kitlib_forward"):
         spec = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
-        model._kitlib_forward = tf.function(lambda x: model(x, training=False), input_signature=[spec])
+        compiled = tf.function(lambda x: model(x, training=False), input_signature=[spec])
+        # Its concrete function, as TensorFlow would warn of retracing where several models are asked in turn.
+        model._kitlib_forward = compiled.get_concrete_function()
     return model._kitlib_forward
