@@ -21,9 +21,9 @@ SPEC.loader.exec_module(trial)
 
 
 def test_a_cluster_is_a_snakemake_profile_and_knows_no_limit_of_this_machine(tmp_path):
-    (tmp_path / "batch.json").write_text('{"targets": ["digits_fgsm/full/seed0/results.json"]}')
-    here = batch._command(tmp_path, batch.How())
-    there = batch._command(tmp_path, batch.How(profile=str(EXAMPLE)))
+    asked = {"targets": ["digits_fgsm/full/seed0/results.json"]}
+    here = batch._command(asked, tmp_path, batch.How())
+    there = batch._command(asked, tmp_path, batch.How(profile=str(EXAMPLE)))
     assert "training=1" in here and "--profile" not in here
     assert there[there.index("--profile") + 1] == str(EXAMPLE)
     assert not any(option.startswith("training=") for option in there)
