@@ -94,9 +94,10 @@ def publish(arguments) -> int:
 
 def refresh(arguments) -> int:
     """Run the notebooks, then the solutions, with their defaults and write their outputs back into notebooks/."""
-    folder = REPOSITORY / "notebooks"
-    for notebook in sorted(folder.glob("[0-9]*.ipynb")) + sorted((folder / "solutions").glob("*.ipynb")):
-        print(notebook.relative_to(folder), flush=True)
+    from kitlib.experiment import NOTEBOOKS, lessons, solutions
+
+    for notebook in lessons() + solutions():
+        print(notebook.relative_to(NOTEBOOKS), flush=True)
         command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute", "--inplace",
                    "--ExecutePreprocessor.record_timing=False", str(notebook)]
         subprocess.run(command, check=True)

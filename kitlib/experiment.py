@@ -251,7 +251,17 @@ class Experiment(Settings):
 
 def further_notebooks() -> list[str]:
     """The notebooks after the five that every experiment runs, without .ipynb."""
-    return sorted(path.stem for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb") if path.stem >= "06")
+    return [path.stem for path in lessons() if path.stem >= "06"]
+
+
+def lessons() -> list[Path]:
+    """The numbered notebooks, in order."""
+    return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+
+
+def solutions() -> list[Path]:
+    """The notebooks that solve the lessons' exercises; they need what the lessons have made."""
+    return sorted((NOTEBOOKS / "solutions").glob("*.ipynb"))
 
 
 def names() -> list[str]:

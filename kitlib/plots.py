@@ -159,9 +159,12 @@ def _colour(is_right: bool) -> str:
     return "black" if is_right else "#b00020"
 
 
-def epsilon_curve(curves: dict[str, list], epsilons, chance: float) -> Figure:
-    """Accuracy against epsilon with 95 % intervals. curves: {label: [Accuracy, ...]}, one an epsilon."""
-    figure, axes = plt.subplots(figsize=(6.5, 3.6))
+def epsilon_curve(curves: dict[str, list], epsilons, chance: float, marked: float | None = None) -> Figure:
+    """Accuracy against epsilon with 95 % intervals. curves: {label: [Accuracy, ...]}, one an epsilon.
+
+    marked: an epsilon that a line shows.
+    """
+    figure, axes = plt.subplots(figsize=(6.5, 4))
     for number, (label, accuracies) in enumerate(curves.items()):
         values = np.array([accuracy.value for accuracy in accuracies])
         low, high = np.array([accuracy.interval for accuracy in accuracies]).T
@@ -169,9 +172,11 @@ def epsilon_curve(curves: dict[str, list], epsilons, chance: float) -> Figure:
         axes.plot(255 * np.asarray(epsilons), values, marker="o", ms=4, label=label, color=colour)
         axes.fill_between(255 * np.asarray(epsilons), low, high, alpha=0.15, color=colour)
     axes.axhline(chance, ls=":", color=COLOURS["chance"], label="chance")
-    axes.set(xlabel="epsilon, n/255 of the pixel range", ylabel="accuracy", ylim=(0, 1.02),
+    if marked is not None:
+        axes.axvline(255 * marked, ls="--", color="0.6", label=f"eps {255 * marked:g}/255")
+    axes.set(xlabel="epsilon, n/255 of the pixel range", ylabel="accuracy", ylim=(-0.03, 1.03),
              title="Accuracy against epsilon")
-    axes.legend(fontsize=8)
+    figure.legend(fontsize=9, ncols=3, loc="outside lower center")
     return figure
 
 

@@ -40,7 +40,6 @@ def publish(run: Run, figures: Path) -> Published:
     room = pretrained.IN_ALL - pretrained.size_of(figures) + pretrained.size_of(figures, target.name)
     with folder_written_whole(target) as folder:
         left_out = _copy(run, folder, found.fingerprint)
-        results.write(found, folder)
         left_out |= pretrained.keep(run, found, folder / "models", room)
     return Published(target, left_out)
 
@@ -84,8 +83,8 @@ def _audited_now(run: Run, folder: Path) -> bool:
 
 def _files(run: Run) -> Iterable[Path]:
     """The pictures lie at the top of the published folder; reports hold their own pictures."""
-    for pattern in ("figures/*.png", "tables/*.md", "tables/*.csv", "records/*.json", "audit/*/audit.json",
-                    "audit/*/report.html"):
+    for pattern in ("results.json", "figures/*.png", "tables/*.md", "tables/*.csv", "records/*.json",
+                    "audit/*/audit.json", "audit/*/report.html"):
         yield from sorted(run.folder.glob(pattern))
 
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from kitlib import results
-from kitlib.experiment import REPOSITORY
+from kitlib.experiment import REPOSITORY, lessons, solutions
 from kitlib.files import write_text
 from kitlib.report import TEMPLATES, Picture, Section, caption_of, environment
 
@@ -24,11 +24,9 @@ def build(target: Path) -> Path:
 
     It needs no network to be made; formulas in notebooks are set by MathJax, which the reader's browser fetches.
     """
-    lessons = sorted((REPOSITORY / "notebooks").glob("[0-9]*.ipynb"))
-    solutions = sorted((REPOSITORY / "notebooks" / "solutions").glob("*.ipynb"))
-    for notebook in lessons + solutions:
+    for notebook in lessons() + solutions():
         page = notebook.relative_to(REPOSITORY).with_suffix(".html")
-        _write_notebook(notebook, [each.stem for each in lessons], target / page, root="../" * (len(page.parts) - 1))
+        _write_notebook(notebook, [each.stem for each in lessons()], target / page, root="../" * (len(page.parts) - 1))
     shutil.copytree(REPOSITORY / "figures", target / "figures", dirs_exist_ok=True,
                     ignore=shutil.ignore_patterns("models"))
     shutil.copyfile(TEMPLATES / "style.css", target / "style.css")
@@ -39,9 +37,9 @@ def build(target: Path) -> Path:
     return target / "index.html"
 
 
-def _write_notebook(path: Path, lessons: list[str], target: Path, root: str) -> None:
+def _write_notebook(path: Path, names: list[str], target: Path, root: str) -> None:
     exporter = HTMLExporter(template_name="notebook", extra_template_basedirs=[str(TEMPLATES)])
-    resources = {"notebooks": lessons, "root": root, "metadata": {"name": path.stem}}
+    resources = {"notebooks": names, "root": root, "metadata": {"name": path.stem}}
     html, _ = exporter.from_filename(str(path), resources=resources)
     write_text(target, _to_pages(html))
 

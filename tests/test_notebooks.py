@@ -3,14 +3,13 @@
 import re
 import statistics
 
-from kitlib.experiment import REPOSITORY
+from kitlib.experiment import lessons, solutions
 from kitlib.runs import MAKER, PARAMETERS
 
 import nbformat
 import pytest
 
-LESSONS = sorted((REPOSITORY / "notebooks").glob("[0-9]*.ipynb"))
-SOLUTIONS = sorted((REPOSITORY / "notebooks" / "solutions").glob("*.ipynb"))
+LESSONS, SOLUTIONS = lessons(), solutions()
 
 
 def code(notebook):

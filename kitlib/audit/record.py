@@ -140,10 +140,7 @@ class Audit:
     def _sweep(self) -> Figure:
         found = self.measurements.sweep
         curve = {"PGD": [each.accuracy for each in found.values()]}
-        figure = plots.epsilon_curve(curve, list(found), self.record.chance)
-        figure.axes[0].axvline(255 * self.record.eps, ls="--", color="0.6", label="eps of the audit")
-        figure.axes[0].legend(fontsize=8)
-        return figure
+        return plots.epsilon_curve(curve, list(found), self.record.chance, marked=self.record.eps)
 
     def _line(self) -> Figure:
         _, losses = self.measurements.along_the_step
