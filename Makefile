@@ -12,7 +12,11 @@ ON         ?=
 LOCK       ?= requirements.lock
 
 ACTIVE := $(or $(VIRTUAL_ENV),$(if $(filter-out base,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX)))
-HOME_OF_PACKAGES := $(or $(ACTIVE),$(CURDIR)/.venv)
+# relative where it lies in here, because make takes a space in a path for its end
+HOME_OF_PACKAGES := $(or $(subst $(CURDIR)/,,$(ACTIVE)),.venv)
+$(if $(findstring :,$(CURDIR)),$(error $(CURDIR) has a colon in its path, which no Python environment can have: move it))
+$(if $(or $(word 2,$(HOME_OF_PACKAGES)),$(findstring :,$(HOME_OF_PACKAGES))),\
+	$(error the environment $(ACTIVE) has a space or a colon in its path, which make cannot take: deactivate it))
 BIN       := $(HOME_OF_PACKAGES)/bin
 INSTALLED := $(HOME_OF_PACKAGES)/.kitlib-$(LOCK)
 PIP       := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -27,7 +31,7 @@ help: ## this list
 	@echo "  e.g. make reproduce EXPERIMENT=cifar10_exp2 PROFILE=demo SEED=1"
 
 $(HOME_OF_PACKAGES)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(HOME_OF_PACKAGES)
 
 # The lock is complete, so nothing is left to resolve; setuptools, which builds kitlib, is in it.

@@ -7,7 +7,7 @@
 #   targets      files to make, relative to the folder of runs
 #   experiments  name -> YAML file, for those that lie outside notebooks/experiments
 #   overrides    "<experiment>/<profile>+<hash>" -> the changes that this hash stands for
-#   sweep        the sweep file, where its runs are to be aggregated
+#   data         "<experiment>/<profile>" -> the state of the files that its data are read from, where it needs any
 #
 # KITLIB_RUNS (default runs/) is where runs lie.
 import os
@@ -21,7 +21,8 @@ import yaml
 ROOT = Path(workflow.basedir)
 RUNS = Path(os.environ.get("KITLIB_RUNS") or ROOT / "runs").expanduser().resolve()
 RUN = f"{RUNS}/{{experiment}}/{{profile}}/seed{{seed}}"
-LIBRARY = sorted(str(path) for path in (ROOT / "kitlib").rglob("*.py"))
+# kitlib and the locked packages. Snakemake compares files of this size by content.
+LIBRARY = sorted(str(path) for path in [*(ROOT / "kitlib").rglob("*.py"), *ROOT.glob("requirements.lock")])
 OVERRIDES = config.get("overrides", {})
 
 # kitlib's driver must not leave its batch behind when it is killed.
@@ -52,7 +53,6 @@ wildcard_constraints:
 
 localrules:
     all,
-    aggregate,
 
 
 rule all:
@@ -76,9 +76,14 @@ rule data_preparation:
         profile=lambda wildcards: wildcards.profile.split("+")[0],
         # quoted here, because Snakemake's :q makes nothing of an empty text
         overrides=lambda wildcards: shlex.quote(OVERRIDES.get(f"{wildcards.experiment}/{wildcards.profile}", "")),
+        # given to no notebook: only so that other data make a run out of date
+        data=lambda wildcards: config.get("data", {}).get(f"{wildcards.experiment}/{wildcards.profile}", ""),
+    resources:
+        # also of 03 and 05: kitlib.batch lets only a few of them run at a time, however many cores there are
+        kernels=1,
     shell:
         # `exec`, so that nothing stands between Snakemake and the notebook when one of them is killed
-        "exec {sys.executable:q} -P {ROOT}/kitlib/headless.py {input.notebook:q} {log.notebook:q} {log.text:q}"
+        "exec {sys.executable:q} -P {ROOT:q}/kitlib/headless.py {input.notebook:q} {log.notebook:q} {log.text:q}"
         " {params.experiment:q} {params.profile:q} {wildcards.seed} {params.overrides}"
 
 
@@ -150,16 +155,3 @@ use rule data_preparation as further_notebook with:
         text=f"{RUN}/logs/{{further}}.log",
     resources:
         training=1,
-
-
-rule aggregate:
-    input:
-        [f"{RUNS}/{target}" for target in config.get("targets", ()) if target.endswith("/results.json")],
-        library=LIBRARY,
-        sweep=config.get("sweep", []),
-    output:
-        f"{RUNS}/sweeps/{{sweep}}/aggregate.json",
-    log:
-        f"{RUNS}/sweeps/{{sweep}}/aggregate.log",
-    shell:
-        "{sys.executable:q} -m kitlib aggregate {input.sweep:q} > {log:q} 2>&1"

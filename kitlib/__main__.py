@@ -14,16 +14,27 @@ EMBEDDED = ("digits_fgsm", "phantom_ct")
 
 
 def reproduce(arguments) -> int:
-    """Check the request, let Snakemake run what is missing, then print the tables."""
+    """Check the request, let Snakemake run what is missing, then print the tables; where that failed, only new ones."""
     from kitlib import batch
 
     how = _how(arguments)
     jobs = batch.jobs_for(arguments.experiments or EMBEDDED, arguments.profile, arguments.seed)
+    before = [_written(job.run) for job in jobs]
     status = batch.run(batch.config_of(jobs), how)
-    for job in jobs:
-        if job.run.path("results.json").exists() and not how.dry:
-            _print_results(job.run.path("results.json"))
+    for job, then in zip(jobs, before, strict=True):
+        if how.dry:
+            continue
+        if status and _written(job.run) in (None, then):
+            print(f"nothing new in {job.run.folder}, as the batch failed")
+        else:
+            _print_results(job.run)
     return status
+
+
+def _written(run) -> int | None:
+    """When a run's results were written, in nanoseconds; None where there are none."""
+    path = run.path("results.json")
+    return path.stat().st_mtime_ns if path.exists() else None
 
 
 def sweep(arguments) -> int:
@@ -33,7 +44,9 @@ def sweep(arguments) -> int:
     how = _how(arguments)
     asked = sweeps.load(arguments.sweep)
     status = batch.run(batch.config_of(sweeps.jobs_of(asked)), how)
-    return status if how.dry else max(status, aggregate(arguments))
+    if not how.dry:
+        aggregate(arguments)
+    return status
 
 
 def aggregate(arguments) -> int:
@@ -63,15 +76,15 @@ def results(arguments) -> int:
     from kitlib import runs
 
     for name in arguments.experiments or EMBEDDED:
-        _print_results(runs.open_run(name, arguments.profile, arguments.seed).need("results.json"))
+        _print_results(runs.open_run(name, arguments.profile, arguments.seed))
     return 0
 
 
-def _print_results(path: Path) -> None:
+def _print_results(run) -> None:
     from kitlib import results
 
-    found = results.read(path)
-    print(f"\n{results.heading(found)}\n{path.parent}\n")
+    found = results.of_run(run)
+    print(f"\n{results.heading(found)}\n{run.folder}\n")
     print(results.accuracy_table(found).to_string(index=False), end="\n\n")
     print(results.paper_table(found).drop(columns="why").to_string(index=False))
 
@@ -157,6 +170,7 @@ def _add_batch_options(command: argparse.ArgumentParser) -> None:
 def main() -> int:
     arguments = _parser().parse_args()
     try:
+        _check_it_is_the_repository(arguments)
         return arguments.function(arguments)
     except KitError as error:
         if arguments.traceback:
@@ -165,6 +179,13 @@ def main() -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _check_it_is_the_repository(arguments) -> None:
+    """Everything but the audit of a file works on the notebooks, experiments and figures of the repository."""
+    if not (REPOSITORY / "notebooks").is_dir() and not getattr(arguments, "file", None):
+        raise KitError(f"{REPOSITORY} holds no notebooks, as kitlib runs from its repository: clone it and install it "
+                       "from there with pip install -e .")
 
 
 if __name__ == "__main__":

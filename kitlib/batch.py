@@ -1,8 +1,12 @@
 """A batch: the runs that are asked for, handed over to Snakemake, which makes what is missing or out of date."""
 from __future__ import annotations
 
+import contextlib
+import glob
+import hashlib
 import json
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -10,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kitlib import experiment, runs
+from kitlib.data import DataSettings, data_folder
+from kitlib.data.sources import LUNG_FOLDERS
 from kitlib.experiment import REPOSITORY
 from kitlib.files import alone_in, write_json
 from kitlib.runs import Run
@@ -20,6 +26,7 @@ from kitlib.settings import KitError
 OUT_OF_DATE = ("mtime", "input", "params")
 LONG_AGO = 1e9  # seconds since 1970: 2001
 MINUTE = 60
+KERNELS = 4     # notebooks 01, 03 and 05 at a time on this machine; each may fill the memory and all cores by itself
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ def _of_paper(name: str) -> list[str]:
 
 def config_of(jobs: list[Job]) -> dict:
     """What the Snakefile needs to know to make these runs; its head explains the keys."""
-    config: dict = {"targets": [], "experiments": {}, "overrides": {}}
+    config: dict = {"targets": [], "experiments": {}, "overrides": {}, "data": {}}
     for job in jobs:
         name, folder = job.run.experiment.name, job.run.folder.relative_to(runs.runs_folder())
         further = [f"records/{notebook}.json" for notebook in job.run.experiment.notebooks]
@@ -82,11 +89,39 @@ def config_of(jobs: list[Job]) -> dict:
                 raise KitError(f"two experiment files are called {name}: rename one, or run them one after the other")
         if job.overrides:
             config["overrides"][str(folder.parent)] = json.dumps(job.overrides, ensure_ascii=False)
+        if str(folder.parent) not in config["data"]:    # the same for every seed
+            config["data"][str(folder.parent)] = data_state(job.run.experiment.data)
     return config
 
 
+def data_state(settings: DataSettings) -> str:
+    """Changes with the path, size and time of the files that a data set is read from; empty where it needs none.
+
+    Archives and downloads do not count: they are checked by their hash, and come only while the batch runs.
+    """
+    folder = data_folder()
+    names = {"cifar10": ["cifar-10-batches-bin"], "iq_othnccd": LUNG_FOLDERS,
+             "image_folder": [os.path.expanduser(settings.path or "")]}.get(settings.name, ())
+    places = [place for name in names if (place := folder / name).is_dir()]
+    if len(places) > 1:     # the data folder itself is one only where nothing in it is
+        places = [place for place in places if place != folder]
+    listing = [(str(place), _listing(place)) for place in places]
+    return hashlib.sha256(repr(listing).encode()).hexdigest()[:16] if listing else ""
+
+
+def _listing(place: Path, levels: int = 4) -> list[tuple[str, int, int]]:
+    """(name, bytes, nanoseconds) of each file below, hidden ones left out. levels: none of the data sets is deeper."""
+    found = []
+    for pattern in ("/".join(["*"] * depth) for depth in range(1, levels + 1)):
+        for name in glob.iglob(pattern, root_dir=place):
+            with contextlib.suppress(OSError):
+                state = os.stat(place / name)
+                found += [(name, state.st_size, state.st_mtime_ns)] if stat.S_ISREG(state.st_mode) else []
+    return sorted(found)
+
+
 def run(config: dict, how: How) -> int:
-    """Let Snakemake make the targets of `config`; returns its exit status.
+    """Let Snakemake make the targets of `config`; returns its exit status, or 128 + n where signal n ended it.
 
     Raises KitError where another batch runs in the folder of runs, or that folder cannot be written.
     """
@@ -95,11 +130,18 @@ def run(config: dict, how: How) -> int:
     with alone_in(folder, "batch") as lock:
         write_json(folder / "batch.json", config)
         date_back({(folder / target).parent for target in config["targets"] if target.endswith("results.json")})
-        environment = os.environ | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "KITLIB_RUNS": str(folder), "KITLIB_DRIVER": str(os.getpid())}
         # With the lock in its hands Snakemake holds the folder even if it should outlive this process.
-        return subprocess.run(_command(config, folder, how), env=environment, pass_fds=[lock.fileno()]).returncode
+        status = subprocess.run(_command(config, folder, how), env=_environment(), pass_fds=[lock.fileno()]).returncode
+        return status if status >= 0 else 128 - status
+
+
+def _environment() -> dict[str, str]:
+    """What notebooks are started with: they run in another folder, and this very kitlib is to be theirs, also where
+    their Python has another clone's installed."""
+    return os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])),
+        "KITLIB_RUNS": str(runs.runs_folder()), "KITLIB_DATA": str(data_folder()), "KITLIB_DRIVER": str(os.getpid())}
 
 
 def date_back(folders) -> None:
@@ -125,7 +167,7 @@ def _command(config: dict, folder: Path, how: How) -> list[str]:
     if how.profile:
         command += ["--profile", str(Path(how.profile).resolve())]
     else:
-        command += ["--resources", f"training={trainings}"]
+        command += ["--resources", f"training={trainings}", f"kernels={KERNELS}"]
     if how.touch:
         return [*command, "--touch", "--quiet", "all"]
     if how.dry:

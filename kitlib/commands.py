@@ -140,7 +140,7 @@ def run_report(arguments) -> int:
         raise KitError("--out takes one experiment")
     for name in arguments.experiments:
         run = runs.open_run(name, arguments.profile, arguments.seed)
-        results.read(run.need("results.json"))
+        results.of_run(run)
         print(report.write_run(run.folder, arguments.out))
     return 0
 

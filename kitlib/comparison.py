@@ -10,7 +10,7 @@ from kitlib import attacks, defences, models, training
 from kitlib.attacks import Attack
 from kitlib.data import Dataset
 from kitlib.evaluation import Accuracy, Evaluation, evaluate
-from kitlib.files import read_json, write_json
+from kitlib.files import read_json, sha256, write_json
 from kitlib.runs import Run, code_digest
 from kitlib.settings import KitError, choose
 
@@ -57,7 +57,7 @@ def trained(run: Run, dataset: Dataset, name: str, progress: bool = True) -> tup
     run.save_model(f"contenders/{name}", model)
     run.write_record(f"contenders/{name}", {
         "made_of": run.made_of(name), "history": history, "parameters": model.count_params(), "seconds": seconds,
-        "precision": training.choose_precision(contender.training.precision),
+        "precision": training.precision_of(history),
     })
     return model, seconds
 
@@ -133,6 +133,7 @@ def judged(run: Run, dataset: Dataset, name: str, on: Trial, progress: bool = Tr
     """The record of one contender: read where it was judged before, else judged now and written.
 
     A judgement counts again only while what decides it stands: the model, the attacks, the images and the code.
+    Raises KitError where notebook 02 or 04 has to be run first.
     Keys, with accuracies as `kitlib.evaluation.Accuracy.record` gives them:
         clean, and carried_over: on the images of the headline attack that were made on the baseline;
         naive: under the headline attack made with the gradient as it comes;
@@ -156,10 +157,18 @@ def judged(run: Run, dataset: Dataset, name: str, on: Trial, progress: bool = Tr
 def _key(run: Run, name: str) -> str:
     contender = run.experiment.contenders[name]
     behind = name if contender.training else contender.of
-    decides = [run.made_of(behind), contender.model_dump(mode="json", include={"preprocessing"}),
+    files = [sha256(run.need(f"models/{each}.keras")) for each in sorted({"baseline", _root(run, name)})]
+    decides = [run.made_of(behind), files, contender.model_dump(mode="json", include={"preprocessing"}),
                run.experiment.comparison.model_dump(mode="json"), run.experiment.evaluation.batch_size, run.seed,
                code_digest("models", "data", "attacks", "training", "defences", "evaluation", "comparison")]
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _root(run: Run, name: str) -> str:
+    """The model of notebook 02 or 04 that a contender is made from. The baseline's images are shown to all of them."""
+    while name in run.experiment.contenders:
+        name = run.experiment.contenders[name].of or "baseline"
+    return name
 
 
 def _measured(run: Run, found: Entrant, on: Trial) -> dict:

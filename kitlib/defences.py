@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
+from kitlib.models import in_float32
 from kitlib.settings import KitError, Settings, read_named
 
 import keras
@@ -208,6 +209,7 @@ def wrap(model: keras.Model, defence: Defence, adaptive: bool = False, samples: 
 
 
 def _around(model: keras.Model, defence: Defence, draws: int, **how) -> keras.Model:
+    model = in_float32(model)
     pixels = keras.Input(model.input_shape[1:], name="pixels")
     logits = model(_Prepared(defence, draws, **how)(pixels))
     logits = logits if draws == 1 else _MeanOfDraws(draws)(logits)

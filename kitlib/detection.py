@@ -80,17 +80,21 @@ class Detector:
         return self.__dict__["_model"]
 
     def surrogate(self) -> keras.Model:
-        """What an attacker who knows the detector differentiates: pixels to log-probabilities, N x classes, averaged
-        over the image and its squeezed copies, with straight-through gradients (BPDA) for the squeezers.
+        """What an attacker who knows the detector differentiates: pixels to log-probabilities, N x (classes + 1),
+        averaged over the image and its squeezed copies, with straight-through gradients (BPDA) for the squeezers.
 
-        Its cross-entropy towards a target is the mean of -log p_k(target) over the copies k. As each
-        p_k lies within 2 (1 - p_k(target)) <= -2 log p_k(target) of certainty in L1, that loss times twice the number
+        Its cross-entropy towards a target is the mean of -log p_k(target) over the copies k: a last column, which is no
+        class, holds what the means lack to a probability of one. As each p_k lies within
+        2 (1 - p_k(target)) <= -2 log p_k(target) of certainty in L1, that loss times twice the number
         of copies bounds the detector's score from above: driving it down fools the model and silences the detector.
         """
         squeezed = [defences.wrap(self.model, squeezer, adaptive=True) for squeezer in self.squeezers]
         stacked = _side_by_side(self.model, squeezed)
         log_probabilities = keras.ops.log_softmax(stacked.outputs[0], axis=-1)
-        return keras.Model(stacked.inputs[0], keras.ops.mean(log_probabilities, axis=1), name="surrogate")
+        means = keras.ops.mean(log_probabilities, axis=1)
+        rest = 1 - keras.ops.sum(keras.ops.exp(means), axis=1, keepdims=True)
+        rest = keras.ops.log(keras.ops.maximum(rest, 1e-12))
+        return keras.Model(stacked.inputs[0], keras.ops.concatenate([means, rest], axis=1), name="surrogate")
 
 
 def evade(detector: Detector, images, labels, attack: InBall, targets: int = 2, seed: int = 0,

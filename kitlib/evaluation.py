@@ -1,7 +1,7 @@
 """How right a model is: accuracies with counts and intervals, scores, confusion matrices."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
 
 from kitlib.attacks import Attack, AttackResult, read, run
 from kitlib.models import predict_logits
@@ -9,18 +9,23 @@ from kitlib.settings import KitError
 
 import keras
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import norm
 from sklearn.metrics import confusion_matrix
 
 CONFIDENCE = 0.95
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Accuracy:
-    """`correct` of `count` images; in records always with its 95 % Wilson interval."""
+    """`correct` of `count` answers; in records always with its 95 % Wilson interval.
+
+    images: of how many images the answers are (None: one answer an image). Answers on versions of one image go
+    together, so the interval is no narrower than that of so many images.
+    """
 
     correct: int
     count: int
+    images: int | None = None
 
     @classmethod
     def of(cls, right: np.ndarray) -> Accuracy:
@@ -36,8 +41,11 @@ class Accuracy:
     @property
     def interval(self) -> tuple[float, float]:
         """Wilson score interval at 95 % (Wilson 1927)."""
-        found = binomtest(self.correct, self.count).proportion_ci(CONFIDENCE, method="wilson")
-        return float(found.low), float(found.high)
+        number, squared = self.images or self.count, norm.ppf((1 + CONFIDENCE) / 2) ** 2
+        centre = self.value + squared / (2 * number)
+        half = (squared * (self.value * (1 - self.value) / number + squared / (4 * number**2))) ** 0.5
+        low, high = ((centre + side * half) / (1 + squared / number) for side in (-1, 1))
+        return max(0.0, float(low)), min(1.0, float(high))
 
     def record(self) -> dict:
         low, high = self.interval
@@ -48,7 +56,7 @@ class Accuracy:
         return f"{100 * self.value:.1f} % ({self.correct}/{self.count}, 95 % interval {100 * low:.1f}-{100 * high:.1f})"
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Evaluation:
     """One model on one set of images, clean and under each of several attacks.
 
@@ -74,7 +82,8 @@ class Evaluation:
 
     def combined(self, names) -> Accuracy:
         """All adversarial images of these attacks together, as paper B's last column counts them."""
-        return Accuracy.of(np.concatenate([self.right(name) for name in names]))
+        right = [self.right(name) for name in names]
+        return dataclasses.replace(Accuracy.of(np.concatenate(right)), images=max(map(len, right)))
 
     def worst(self, names) -> Accuracy:
         """An image counts only if it is right clean and under every one of these attacks."""
@@ -111,7 +120,7 @@ SCORES = {
     "success_rate": "share of the rightly classified images that the attack turns wrong",
     "mean_l2": "mean Euclidean distance over the images that the attack turned wrong",
     "max_linf": "largest change of any pixel in any image",
-    "worst case": "share of images that are right clean and under every one of the attacks with an epsilon",
+    "worst case": "share of images that are right clean and under every attack up to the headline's epsilon",
     "combined": "accuracy over the adversarial images of all attacks together (paper B's last column)",
 }
 
@@ -124,7 +133,12 @@ def evaluate(
 
     images: N x H x W x C pixels in [0, 1]; labels: N class indices. The adversarial images are kept.
     limits: by the attack's name, how many of the images (the first ones) it is made on; the others on all.
+    Raises KitError for a targeted attack: what it reaches is no accuracy.
     """
+    for name, attack in attacks.items():
+        if attack.targeted:
+            raise KitError(f"'{name}' is targeted, but accuracy is judged by attacks that lead away from the true "
+                           "label; run it with `attacks.run` and the targets")
     clean = predict_logits(model, images).argmax(1)
     limits = limits or {}
     attacked = {
@@ -153,7 +167,7 @@ def along(model: keras.Model, images: np.ndarray, labels: np.ndarray, perturbati
 def sweep(model: keras.Model, images: np.ndarray, labels: np.ndarray, attack: dict, epsilons, *,
           seed: int = 0) -> list[Accuracy]:
     """Accuracy under one attack at each epsilon, in pixels. attack: its settings but for `eps`, its name included."""
-    made = (read({"eps": eps, **attack}) for eps in epsilons)
+    made = (read(attack | {"eps": eps}) for eps in epsilons)
     results = (run(each, model, images, labels, seed=seed, keep_images=False) for each in made)
     return [Accuracy.of(~result.fooled) for result in results]
 

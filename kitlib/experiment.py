@@ -36,16 +36,21 @@ class AttackSuite(Settings):
     as_defined: dict[str, AttackOfAnyKind]
 
     def all(self) -> dict[str, attacks.Attack]:
-        """Every attack by its name. Raises ValueError where two share a name."""
+        """Every attack by its name. Raises ValueError where two share a name, and for a targeted one."""
         groups = (self.as_published, self.controls, self.as_defined)
         merged = {name: attack for group in groups for name, attack in group.items()}
         if len(merged) < sum(map(len, groups)):
             raise ValueError("the names of attacks must differ over as_published, controls and as_defined")
+        if targeted := [name for name, attack in merged.items() if attack.targeted]:
+            raise ValueError(f"attack '{targeted[0]}' is targeted; an experiment's lead away from the true label")
         return merged
 
-    def bounded(self) -> list[str]:
-        """As-defined attacks with an epsilon: the ones that a worst case may be taken over."""
-        return [name for name, attack in self.as_defined.items() if getattr(attack, "norm", None) == "linf"]
+    def within(self, headline: str) -> list[str]:
+        """As-defined attacks of the headline's norm and up to its epsilon, itself included: the worst case of one
+        threat model is taken over them."""
+        threat = self.as_defined[headline]
+        return [name for name, attack in self.as_defined.items()
+                if isinstance(attack, attacks.InBall) and attack.norm == threat.norm and attack.eps <= threat.eps]
 
     def model_post_init(self, _context: Any) -> None:
         self.all()
@@ -55,7 +60,8 @@ class PaperFigure(Settings):
     """One number of a paper, in per cent, and which measurements answer it.
 
     `attack`, `as_defined` and `control` are names of the attack suite, or "clean" (no attack),
-    "combined" (all as-published attacks together) or "worst case" (per image, all as-defined ones).
+    "combined" (all as-published attacks together) or "worst case" (per image, the as-defined ones up to the
+    headline's epsilon).
     `flaw`: what in the protocol the figure may come from; `control` isolates it, as the measurement with the
     flaw alone and no attack, or with the flaw removed (`control_is`).
     """
@@ -83,7 +89,7 @@ class EvaluationSettings(Settings):
     attacks are made on (None: all), because these take hundreds of passes for each image.
     keep: adversarial images kept for pictures and transfer.
     sweep: epsilons in pixels. shown: as-defined attacks whose images are shown. headline: the
-    as-defined attack that stands for the threat model in confusion matrices and first looks.
+    as-defined attack that stands for the threat model in confusion matrices, first looks and the worst case.
     """
 
     images: int | None = pydantic.Field(default=None, ge=1)
@@ -168,7 +174,7 @@ class ComparisonSettings(Settings):
 
     def bounded(self) -> list[str]:
         """The attacks with an epsilon: the worst case is taken over them."""
-        return [name for name, attack in self.attacks.items() if hasattr(attack, "norm") and hasattr(attack, "eps")]
+        return [name for name, attack in self.attacks.items() if isinstance(attack, attacks.InBall)]
 
 
 class Experiment(Settings):
@@ -224,6 +230,8 @@ class Experiment(Settings):
         for name in (*self.evaluation.shown, self.evaluation.headline):
             if name not in self.attacks.as_defined:
                 raise ValueError(f"evaluation names '{name}'{suggestion(name, self.attacks.as_defined)}")
+        if not isinstance(self.attacks.as_defined[self.evaluation.headline], attacks.InBall):
+            raise ValueError(f"the headline must be an attack with an eps, not '{self.evaluation.headline}'")
         known = {"clean", "combined", "worst case", *self.attacks.all()}
         for figure in self.paper_figures:
             for name in (figure.attack, figure.as_defined, figure.control):
@@ -280,11 +288,12 @@ def load(name: str, profile: str = "demo", overrides: dict | str | None = None) 
     """Read experiment `name` (or the YAML file of that path), merge `profile` and `overrides` into it.
 
     `overrides`: a nested mapping, or its YAML text such as "{baseline: {epochs: 3}}".
-    A file with `based_on: <experiment>` says only what differs from that one, profiles included (one level deep).
+    A file with `based_on: <experiment>` says only what differs from that one, profiles included (one level deep);
+    the path of a YAML file is looked up from the folder of the file that names it.
     Raises KitError for an unknown experiment or profile, unknown keys, and impossible values.
     """
     path = _path_of(name)
-    content = _with_base(_read_yaml(path))
+    content = _with_base(_read_yaml(path), path.parent)
     profiles = content.pop("profiles", {})
     if profile not in profiles:
         raise KitError(f"experiment '{name}' has no profile '{profile}'{suggestion(str(profile), profiles)}")
@@ -315,19 +324,20 @@ def _laid_over(whole: dict, contender: Any) -> Any:
     return contender | {part: _merge(whole[part], contender.get(part) or {}) for part in whole}
 
 
-def _with_base(content: dict) -> dict:
-    """`content` laid over that of the experiment that it is based on."""
+def _with_base(content: dict, folder: Path) -> dict:
+    """`content`, read from a file in `folder`, laid over that of the experiment that it is based on."""
     name = content.pop("based_on", None)
     if name is None:
         return content
-    base = _read_yaml(_path_of(name))
+    base = _read_yaml(_path_of(name, folder))
     if "based_on" in base:
         raise KitError(f"based_on: '{name}' is itself based on '{base['based_on']}': name that one")
     return _merge(base, content)
 
 
-def _path_of(name: str) -> Path:
-    path = Path(str(name))
+def _path_of(name: str, folder: str | Path = "") -> Path:
+    """The file of an experiment that the kit brings, or of a path ending in .yaml, which is relative to `folder`."""
+    path = Path(folder, str(name))
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise KitError(f"there is no experiment file {path}")

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kitlib.attacks.checks import check_images, check_labels, check_model, in_float32
+from kitlib.attacks.checks import check_images, check_labels, check_model
+from kitlib.models import in_float32
 from kitlib.settings import KitError, suggestion
 
 import keras

@@ -3,9 +3,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import zipfile
 from pathlib import Path
@@ -51,11 +53,13 @@ def folder_written_whole(path: Path):
     """Yield an empty folder; it takes the place of the folder `path` only if the block ends without an error.
 
     What `path` held before is gone then. Raises KitError where the disk is full or cannot be written; `path` is then
-    as it was before.
+    as it was before. After a kill in the moment when it is neither the old nor the new one, the next call brings the
+    old one back first.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _bring_back(path)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as aside:
             new, old = Path(aside, "new"), Path(aside, "old")
             new.mkdir()
@@ -70,6 +74,14 @@ def folder_written_whole(path: Path):
                 raise
     except OSError as error:
         raise KitError(f"{path} could not be written ({error.strerror}): {_FREE_SPACE}") from error
+
+
+def _bring_back(path: Path) -> None:
+    """Put the folder that a killed `folder_written_whole` has set aside where it was."""
+    old = next(path.parent.glob(f".{glob.escape(path.name)}-????????/old"), None)  # eight letters are mkdtemp's
+    if old and not path.exists():
+        old.rename(path)
+        shutil.rmtree(old.parent)
 
 
 def _to_disk(path: Path) -> None:
@@ -149,12 +161,25 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     Raises KitError when the file is missing, damaged, or holds objects.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
+        with open(path, "rb") as file, zipfile.ZipFile(file) as stored:
+            arrays = {name.removesuffix(".npy"): _read_whole(stored, name) for name in stored.namelist()}
+            file.seek(-12 - len(stored.comment), os.SEEK_END)  # how many there must be, which zipfile does not compare
+            if int.from_bytes(file.read(2), "little") != min(len(arrays), 0xFFFF):
+                raise ValueError("an array is lost")
+            return arrays
     except FileNotFoundError:
         raise KitError(f"{path} does not exist") from None
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile, zlib and numpy raise anything on damaged files
         raise KitError(f"{path} is damaged or no .npz of plain arrays ({error}): delete it and make it again") from None
+
+
+def _read_whole(stored: zipfile.ZipFile, name: str) -> np.ndarray:
+    """One array, read to its end: the checksum is compared only there, which numpy's own reader may not reach."""
+    with stored.open(name) as file:
+        array = np.lib.format.read_array(file, allow_pickle=False)
+        if file.read(1):
+            raise ValueError(f"'{name}' goes on after its array")
+    return array
 
 
 def sha256(path: Path) -> str:

@@ -9,6 +9,7 @@ notebook's own kernel needs.
 import contextlib
 import ctypes
 import fcntl
+import json
 import os
 import signal
 import sys
@@ -62,10 +63,12 @@ def alone(path: Path, say):
 
 
 def execute(notebook: Path, copy: Path, parameters: dict) -> str | None:
-    """Execute `notebook`; the copy is there whole at the end, with or without an error, which is returned."""
+    """Execute `notebook`; returns the error, if any. With or without one the executed copy takes the place of `copy`,
+    but only as far as it could be written whole."""
     import papermill
 
     aside = copy.with_name(f".{copy.name}")
+    aside.unlink(missing_ok=True)   # half of what was killed here
     try:
         papermill.execute_notebook(
             notebook, aside, parameters, kernel_name="python3", progress_bar=False, log_output=True,
@@ -76,9 +79,19 @@ def execute(notebook: Path, copy: Path, parameters: dict) -> str | None:
     except Exception as error:  # a kernel that died, a disk that is full
         return one_line(type(error).__name__, error)
     finally:
-        if aside.exists():
+        if is_whole(aside):
             os.replace(aside, copy)
+        aside.unlink(missing_ok=True)
     return None
+
+
+def is_whole(notebook: Path) -> bool:
+    """Not where a full disk cut it short, or nothing was written."""
+    try:
+        json.loads(notebook.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def one_line(kind: str, message) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import functools
 import re
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,16 +28,27 @@ class Normalisation(Settings):
             raise ValueError("std must be positive")
 
     def to_normalised(self, pixels):
+        self.check_channels(pixels)
         return (pixels - np.float32(self.mean)) / np.float32(self.std)
 
     def to_pixels(self, normalised):
+        self.check_channels(normalised)
         return normalised * np.float32(self.std) + np.float32(self.mean)
+
+    def check_channels(self, images) -> None:
+        """Raises KitError where the numbers are not one a channel: they would be broadcast silently."""
+        for numbers in (self.mean, self.std):
+            if np.ndim(numbers) and len(numbers) not in (1, images.shape[-1]):
+                raise KitError(f"the normalisation has {len(numbers)} channels, but images of {images.shape[-1]} are "
+                               "given; it takes one number, or one a channel")
 
     def layer(self) -> layers.Layer:
         """The same as a Keras layer that any Keras 3 can load."""
         scale, offset = 1 / np.asarray(self.std), -np.asarray(self.mean) / np.asarray(self.std)
         return layers.Rescaling(scale.tolist(), offset.tolist(), name="normalisation")
 
+
+_TWINS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()     # of mixed-precision models, in float32
 
 IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
@@ -168,7 +180,9 @@ def build(settings: ModelSettings, input_shape: tuple[int, int, int], classes: i
     if seed is not None:
         keras.utils.set_random_seed(seed)
     inputs = keras.Input(input_shape, name="pixels")
-    normalised = _normalisation_of(settings).layer()(inputs)
+    normalisation = _normalisation_of(settings)
+    normalisation.check_channels(inputs)
+    normalised = normalisation.layer()(inputs)
     try:
         features = builder(normalised, **settings.options)
     except (TypeError, ValueError) as error:
@@ -215,15 +229,40 @@ def _first_line(error: Exception) -> str:
     return " ".join(lines[:2])[:300] or type(error).__name__
 
 
+def in_float32(model):
+    """The model itself where it computes in float32, else a float32 copy with its present weights.
+
+    Judging in bfloat16 moves accuracy; a model trained in mixed precision is judged as it would be deployed.
+    Raises KitError for a mixed-precision model that Keras cannot rebuild.
+    """
+    layers = list(model._flatten_layers()) if hasattr(model, "_flatten_layers") else []
+    if all(layer.compute_dtype in ("float32", None) for layer in layers):
+        return model
+    twin = _TWINS.get(model) or _TWINS.setdefault(model, _clone(model))
+    twin.set_weights(model.get_weights())
+    return twin
+
+
+def _clone(model):
+    def float32(layer):
+        return layer.__class__.from_config(layer.get_config() | {"dtype": "float32"})
+
+    try:
+        return keras.models.clone_model(model, clone_function=float32, recursive=True)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise KitError(f"the model computes in less than float32 and cannot be rebuilt in it ({error}): "
+                       "build it under the float32 policy and load its weights") from None
+
+
 def predict_logits(model: keras.Model, images, batch_size: int = 256) -> np.ndarray:
-    """Float32 logits, N x classes, in inference mode, batch by batch.
+    """Float32 logits, N x classes, in inference mode, batch by batch; a mixed-precision model is asked in float32.
 
     images: N x H x W x C pixels (float32, or uint8 which is divided by 255).
     """
-    forward = _compiled_forward(model)
+    forward = _compiled_forward(in_float32(model), tuple(images.shape[1:]))
     batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
     outputs = [forward(as_pixels(batch)).numpy() for batch in batches]
-    return np.concatenate(outputs) if outputs else np.zeros((0, model.output_shape[-1]), np.float32)
+    return np.concatenate(outputs) if outputs else np.zeros((0, *forward.output_shapes[1:]), np.float32)
 
 
 def as_pixels(images) -> tf.Tensor:
@@ -233,11 +272,12 @@ def as_pixels(images) -> tf.Tensor:
     return tf.cast(images, tf.float32)
 
 
-def _compiled_forward(model: keras.Model) -> Callable:
+def _compiled_forward(model: keras.Model, shape: tuple[int, int, int]) -> Callable:
     # Kept on the model itself: it lives and dies with it, and one trace serves every batch size.
-    if not hasattr(model, "_kitlib_forward"):
-        spec = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
+    kept = model.__dict__.setdefault("_kitlib_forward", {})
+    if shape not in kept:
+        spec = tf.TensorSpec((None, *shape), tf.float32)
         compiled = tf.function(lambda x: model(x, training=False), input_signature=[spec])
         # Its concrete function, as TensorFlow would warn of retracing where several models are asked in turn.
-        model._kitlib_forward = compiled.get_concrete_function()
-    return model._kitlib_forward
+        kept[shape] = compiled.get_concrete_function()
+    return kept[shape]

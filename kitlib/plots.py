@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 ROUNDING = 1e-4  # a change smaller than this is float rounding, not a perturbation
 _PALETTE = sns.color_palette("colorblind")
@@ -96,16 +97,19 @@ def training_curves(history: dict, chance: float) -> Figure:
     })
     right.axhline(chance, ls=":", color=COLOURS["chance"], label="chance")
     right.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1.02), title="Accuracy")
+    named = {}
     for axes in (left, right):
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend(fontsize=8)
+        handles, labels = axes.get_legend_handles_labels()
+        named |= dict(zip(labels, handles, strict=True))
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=len(named), fontsize=8)
     return figure
 
 
 def _curves(axes, epochs, history: dict, names: dict[str, str]) -> None:
-    for key, label in names.items():
+    for colour, (key, label) in zip(_PALETTE, names.items(), strict=False):
         if key in history:
-            axes.plot(epochs, history[key], marker="o", ms=3, label=label)
+            axes.plot(epochs, history[key], marker="o", ms=3, label=label, color=colour)
 
 
 def attack_grid(
@@ -325,8 +329,9 @@ def accuracy_against_cost(records: dict[str, dict]) -> Figure:
     axes.set(xscale="log", xlabel="training time, times the plain one", ylabel="accuracy, %", ylim=(-3, 102),
              title="Clean accuracy (hollow) and worst case (full)")
     axes.margins(x=0.25)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     return figure
 
 

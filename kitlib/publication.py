@@ -45,11 +45,7 @@ def publish(run: Run, figures: Path) -> Published:
 
 
 def _finished(run: Run) -> Results:
-    path = run.need("results.json")
-    found = results.read(path)
-    if found.fingerprint != run.fingerprint:
-        raise KitError(f"{path} belongs to other settings than experiment '{run.experiment.name}' has now: run its "
-                       "notebooks again")
+    found = results.of_run(run)
     for name in found.models:
         if pretrained.is_placed(run, name):
             raise KitError(f"the {name} model of {run.folder} was taken from the repository (python -m kitlib "

@@ -48,7 +48,7 @@ class UnderAttack(Measured):
 
 class ModelResults(Settings):
     """One model on the test images. `worst_case`: per image over clean and every
-    as-defined attack that has an epsilon.
+    as-defined attack up to the headline's epsilon.
     `transferred`: the baseline's adversarial images shown to this model (None for the baseline)."""
 
     clean: Measured
@@ -76,9 +76,12 @@ class PaperEntry(Settings):
 
 
 class Results(Settings):
-    """The record of one run: everything that tables, README and reports are made from."""
+    """The record of one run: everything that tables, README and reports are made from.
 
-    schema_version: Literal[1] = 1
+    In version 1 the worst case was taken over attacks of larger epsilons too.
+    """
+
+    schema_version: Literal[2] = 2
     experiment: dict
     profile: str
     seed: int
@@ -102,11 +105,10 @@ def model_results(evaluation: Evaluation, experiment: Experiment, class_names, t
     predictions |= {name: result.predictions for name, result in evaluation.attacked.items()}
     record = evaluation.record()
     published = list(experiment.attacks.as_published)
-    bounded = experiment.attacks.bounded()
     return ModelResults(
         clean=record.pop("clean"), attacks=record,
         combined=evaluation.combined(published).record() if published else None,
-        worst_case=evaluation.worst(bounded).record(),
+        worst_case=evaluation.worst(experiment.attacks.within(experiment.evaluation.headline)).record(),
         transferred=transferred and {name: accuracy.record() for name, accuracy in transferred.items()},
         recall={name: recalls(evaluation.labels[: len(p)], p, class_names) for name, p in predictions.items()},
         confusion={name: confusion(evaluation.labels[: len(p)], p, len(class_names)).tolist()
@@ -203,8 +205,27 @@ def write_table(table: pd.DataFrame, path: Path) -> list[Path]:
 
 
 def read(path: Path) -> Results:
-    """Raises KitError where the file is missing, damaged or does not follow the schema."""
-    return Results.read(read_json(path), str(path))
+    """Raises KitError where the file is missing, damaged, of an older schema, or does not follow it."""
+    content = read_json(path)
+    if isinstance(content, dict) and content.get("schema_version") == 1:
+        raise KitError(f"{path} has schema_version 1, whose worst case meant something else: run notebook "
+                       "05_evaluation.ipynb again")
+    return Results.read(content, str(path))
+
+
+def of_run(run: Run) -> Results:
+    """The results of a run, as its experiment is now.
+
+    Raises KitError where they are missing, damaged, or made with other settings or figures of the paper.
+    """
+    path = run.need("results.json")
+    found = read(path)
+    now = {figure.id: figure.model_dump(mode="json") for figure in run.experiment.paper_figures}
+    then = {figure.get("id"): figure for figure in found.experiment.get("paper_figures", ())}
+    if found.fingerprint != run.fingerprint or then != now:
+        raise KitError(f"{path} belongs to other settings than experiment '{run.experiment.name}' has now: run its "
+                       "notebooks again")
+    return found
 
 
 def accuracy_table(results: Results) -> pd.DataFrame:
@@ -221,7 +242,7 @@ def rows_of(results: Results) -> dict[str, str]:
     rows = {"clean": "clean", **{name: name for name in results.models["baseline"].attacks}}
     if results.models["baseline"].combined:
         rows["combined (as published)"] = "combined"
-    return rows | {"worst case (as defined)": "worst case"}
+    return rows | {f"worst case (up to {results.experiment['evaluation']['headline']})": "worst case"}
 
 
 def paper_table(results: Results) -> pd.DataFrame:

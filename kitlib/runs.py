@@ -147,7 +147,8 @@ def open_run(experiment: str = "digits_fgsm", profile: str = "demo", seed: int =
     """The run of an experiment, profile and seed; its folder need not exist yet.
 
     Overrides make it another run, in a folder of its own. Raises KitError as `experiment.load`,
-    and for a seed that is no whole number from 0 to 2**31 - 1.
+    for a seed that is no whole number from 0 to 2**31 - 1, and for a file of one's own that is called like an
+    experiment of the kit, as both would have one folder.
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
         raise KitError(f"seed must be a whole number from 0 to 2147483647, not {seed!r}")
@@ -155,6 +156,10 @@ def open_run(experiment: str = "digits_fgsm", profile: str = "demo", seed: int =
     for what, name in (("experiment", resolved.name), ("profile", profile)):
         if not re.fullmatch(r"\w([\w. -]*\w)?", name):
             raise KitError(f"{what} {name!r} names a folder: use letters, digits, '_', '-', '.' and spaces only")
+    own = Path(experiment).suffix in (".yaml", ".yml") and Path(experiment).resolve().parent != experiments.EXPERIMENTS
+    if own and resolved.name in experiments.names():
+        raise KitError(f"{experiment} is called '{resolved.name}' like an experiment of the kit, whose runs it would "
+                       "overwrite: give it another name")
     changes = experiments.read_overrides(overrides)
     suffix = "+" + hashlib.sha256(json.dumps(changes, sort_keys=True).encode()).hexdigest()[:8] if changes else ""
     folder = runs_folder() / resolved.name / f"{profile}{suffix}" / f"seed{seed}"
@@ -190,11 +195,20 @@ def training_code() -> str:
 
 @functools.cache
 def code_digest(*parts: str) -> str:
-    """Digest of modules and packages of kitlib; comments and layout do not count."""
+    """Digest of modules and packages of kitlib; comments, docstrings and layout do not count."""
     package = Path(__file__).parent
     files = [file for part in parts for file in (sorted((package / part).glob("*.py")) or [package / f"{part}.py"])]
-    code = [ast.dump(ast.parse(file.read_text(encoding="utf-8"))) for file in files]
+    code = [_without_docstrings(file.read_text(encoding="utf-8")) for file in files]
     return hashlib.sha256("\n".join(code).encode()).hexdigest()
+
+
+def _without_docstrings(code: str) -> str:
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+        if documented and ast.get_docstring(node, clean=False) is not None:
+            del node.body[0]
+    return ast.dump(tree)
 
 
 def slug(name: str) -> str:

@@ -12,7 +12,6 @@ from kitlib.batch import Job
 from kitlib.experiment import REPOSITORY
 from kitlib.files import read_json, read_yaml, write_json, write_text
 from kitlib.results import as_markdown, measured_for
-from kitlib.runs import Run
 from kitlib.settings import KitError, Settings, suggestion
 
 import numpy as np
@@ -55,8 +54,8 @@ class Sweep(Settings):
 
     experiment: a name, the path of a YAML file, or a list of such.
     seeds: "0-4", "0-2, 7", a number or a list.
-    grid: axes over settings. The key is a dotted path into the experiment, such as defended.eps; the values
-        are a list, or a mapping from labels to values where these are lists or mappings.
+    grid: axes over settings. The key is a dotted path into the experiment, such as defended.epochs; the
+        values are a list, or a mapping from labels to values where these are lists or mappings.
     """
 
     name: Annotated[str, pydantic.Field(pattern=r"^\w([\w. -]*\w)?$")]
@@ -208,7 +207,7 @@ def aggregate(sweep: Sweep) -> Aggregate:
     """
     groups, missing, finished = [], [], 0
     for variation, jobs in _combinations(sweep):
-        by_seed = {job.run.seed: found for job in jobs if (found := _result_of(job.run))}
+        by_seed = {job.run.seed: found for job in jobs if (found := _finished(job))}
         missing += [str(job.run.folder.relative_to(runs.runs_folder())) for job in jobs if job.run.seed not in by_seed]
         finished += len(by_seed)
         if by_seed:
@@ -218,18 +217,16 @@ def aggregate(sweep: Sweep) -> Aggregate:
     return Aggregate(sweep=sweep, finished=finished, missing=tuple(missing), groups=tuple(groups))
 
 
-def _result_of(run: Run) -> results.Results | None:
-    path = run.path("results.json")
-    if not path.exists():
-        return None
-    found = results.read(path)
-    if found.fingerprint != run.fingerprint:
-        raise KitError(f"{path} belongs to other settings of experiment '{run.experiment.name}': run the sweep again")
-    return found
+def _finished(job: Job) -> results.Results | None:
+    return results.of_run(job.run) if job.run.path("results.json").exists() else None
 
 
 def _group(variation: dict[str, str], by_seed: dict[int, results.Results]) -> Group:
     first = next(iter(by_seed.values()))
+    entries = {seed: {entry.id: entry for entry in found.paper} for seed, found in by_seed.items()}
+    if any(each.keys() != entries[first.seed].keys() for each in entries.values()):
+        raise KitError(f"the runs of experiment '{first.experiment['name']}' answer different figures of the paper: "
+                       "run the sweep again")
 
     def spread(measure) -> Spread:
         return Spread.of({seed: measure(found) for seed, found in by_seed.items()})
@@ -243,13 +240,13 @@ def _group(variation: dict[str, str], by_seed: dict[int, results.Results]) -> Gr
         paper=tuple(
             PaperSpread(
                 id=entry.id, paper=entry.paper,
-                as_published=spread(lambda found, i=place: found.paper[i].as_published.accuracy),
-                as_defined=spread(lambda found, i=place: found.paper[i].as_defined.accuracy),
-                verdicts=_counted(found.paper[place].verdict or "(other data)" for found in by_seed.values()))
-            for place, entry in enumerate(first.paper)),
+                as_published=Spread.of({seed: each[entry.id].as_published.accuracy for seed, each in entries.items()}),
+                as_defined=Spread.of({seed: each[entry.id].as_defined.accuracy for seed, each in entries.items()}),
+                verdicts=_counted(each[entry.id].verdict or "(other data)" for each in entries.values()))
+            for entry in first.paper),
         seconds={what: float(np.mean([found.seconds[what] for found in by_seed.values()])) for what in first.seconds},
         headline=("clean", *list(first.experiment["attacks"]["as_published"])[:1],
-                  first.experiment["evaluation"]["headline"], "worst case (as defined)"),
+                  first.experiment["evaluation"]["headline"], list(results.rows_of(first))[-1]),
     )
 
 

@@ -2,7 +2,7 @@
 import gc
 import weakref
 
-from kitlib import attacks
+from kitlib import attacks, models
 from kitlib.attacks.gradient import checkpoints
 from kitlib.attacks.square import bump, sides
 from kitlib.settings import KitError
@@ -159,6 +159,40 @@ def test_seed_decides_whatever_the_batch_size(settings, trained_model, images, l
     np.testing.assert_array_equal(one, again)
     assert np.mean(np.abs(one - parts) > 1e-5) < 0.002      # rounding may turn a gradient near 0
     assert not np.allclose(one, other)
+
+
+def test_an_image_that_is_fooled_is_left_alone_whatever_its_batch_does(trained_model, images, labels):
+    square = attacks.read({"name": "square", "eps": 0.15, "steps": 200})
+    together = attacks.run(square, trained_model, images, labels, seed=1, batch_size=64)
+    alone = attacks.run(square, trained_model, images, labels, seed=1, batch_size=1)
+    assert together.fooled.any() and np.isclose(together.images, alone.images, atol=1e-5).all((1, 2, 3)).mean() > 0.99
+    early = attacks.PGD(eps=0.15, steps=20, stop_early=True, random_start=False)
+    inside = early.perturb(trained_model, images, labels)
+    np.testing.assert_allclose(inside, attacks.run(early, trained_model, images, labels).images, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [
+    {"name": "paper_a_fgsm", "eps": 0.5}, {"name": "noise", "eps": 0.3, "restarts": 5}, {"name": "fgsm", "eps": 0.2},
+], ids=str)
+def test_predicted_labels_are_those_of_the_clean_image(settings, trained_model, images):
+    """So with the predictions given as true labels nothing differs, and the attack knows that it succeeded."""
+    predictions = models.predict_logits(trained_model, images).argmax(1)
+    given, own = (attacks.run(attacks.read({**settings, "labels": whose}), trained_model, images, predictions)
+                  for whose in ("true", "predicted"))
+    np.testing.assert_allclose(given.images, own.images, atol=1e-6)
+    assert given.found.any() and (given.found == own.found).all() and (own.found == own.fooled).all()
+
+
+@pytest.mark.parametrize("kind", [int, np.int64, np.uint8])
+def test_a_seed_may_be_any_integer(kind, trained_model, images, labels):
+    noise = attacks.read({"name": "noise", "eps": EPS})
+    found = attacks.run(noise, trained_model, *few(images, labels), seed=kind(3)).images
+    np.testing.assert_array_equal(found, attacks.run(noise, trained_model, *few(images, labels), seed=3).images)
+
+
+def test_mim_s_steps_share_out_epsilon():
+    assert attacks.read({"name": "mim", "eps": 0.2, "steps": 4}).stride == pytest.approx(0.05)
+    assert attacks.read({"name": "mim", "eps": 0.2, "steps": 4, "step": 0.1}).stride == pytest.approx(0.1)
 
 
 def test_batches_from_an_iterator_give_the_same(trained_model, images, labels):
@@ -571,6 +605,7 @@ def test_worst_case_counts_an_image_only_if_it_resists_everything(trained_model,
     ({"name": "pgd", "eps": 0.1, "steps": 0}, "'steps'.*1"),
     ({"name": "pgd", "eps": 0.1, "norm": "l1"}, "'norm'"),
     ({"name": "pgd", "eps": 0.1, "restarts": 2, "random_start": False}, "restarts without"),
+    ({"name": "pgd", "eps": 0.1, "keep": "last", "stop_early": True}, "stop_early needs 'keep: best'"),
     ({"name": "pgd", "eps": 0.1, "targeted": True, "labels": "predicted"}, "a targeted attack needs targets"),
     ({"name": "pgd", "eps": 0.1, "targeted": True, "loss": "dlr"}, "use 'loss: margin'"),
     ({"name": "apgd", "eps": 0.1, "targeted": True, "loss": "dlr"}, "use 'loss: margin'"),

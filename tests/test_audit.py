@@ -5,7 +5,7 @@ import sys
 
 from kitlib import __main__ as command_line
 from kitlib import attacks, audit, data, models, report, training
-from kitlib.audit import material, request
+from kitlib.audit import checks, material, measure, request
 from kitlib.settings import KitError
 
 import keras
@@ -204,6 +204,63 @@ def test_a_test_set_that_overlaps_training(plain, digits_set, change):
     assert found.outcome == "flag", found.measured
 
 
+@pytest.mark.parametrize("share", [0, 0.1, 0.4, 0.6, 1])
+def test_noisy_copies_are_seen_however_many_they_are(digits_set, share):
+    images, labels = digits_set.part("test", 200)
+    noisy = images[:int(share * 200)] + np.random.default_rng(1).normal(0, 8 / 255, images[:int(share * 200)].shape)
+    seen = np.concatenate([digits_set.pixels("train"), np.float32(np.clip(noisy, 0, 1))])
+    m = with_clean_model(images, labels, train_images=seen)
+    found = outcome("new_images", m)
+    assert found.outcome == ("flag" if share else "pass"), found.measured
+
+
+def test_the_usual_distance_is_not_that_of_twins_within_training(digits_set):
+    """As in slices of CT: each training image has a neighbour like it, and yet the test images' copies are seen."""
+    images, labels = digits_set.part("test", 200)
+    train, draw = digits_set.pixels("train"), np.random.default_rng(1)
+    twins = np.clip(np.repeat(train, 2, 0) + draw.normal(0, 4 / 255, (2 * len(train), *train.shape[1:])), 0, 1)
+    seen = np.concatenate([twins, np.clip(images[:30] + draw.normal(0, 8 / 255, images[:30].shape), 0, 1)])
+    for known, expected in ((seen, "flag"), (twins, "pass")):
+        assert outcome("new_images", with_clean_model(images, labels, train_images=known)).outcome == expected
+
+
+def with_clean_model(images, labels, effort=FEW, **subject):
+    """Measurements of an untrained model on digits, for checks that do not look at it."""
+    target = audit.prepare(network(), images, input_range=(0, 1))
+    return audit.Measurements(audit.Subject(target, images, labels, tuple("0123456789"), eps=EPS, **subject), effort)
+
+
+def test_a_comparison_with_a_model_that_learnt_nothing_tells_nothing():
+    images = some_images(60)
+    m = with_clean_model(images, np.arange(60) % 10, undefended=network())
+    assert outcome("beats_transfer", m).outcome == outcome("breaks_undefended", m).outcome == "cannot tell"
+
+
+def test_differences_are_judged_image_by_image():
+    one, other = np.repeat([1, 0, 1], [300, 288, 412]), np.repeat([0, 1, 1], [300, 288, 412])
+    assert not checks.more_right(one, other, 0.005)                 # 12 of 1,000 net, by chance
+    assert checks.more_right(np.repeat([1, 0], [40, 960]), np.zeros(1000), 0.005)
+    assert not checks.more_right(np.ones(10), np.ones(10), 0.0)
+
+
+def test_a_random_model_has_no_control_with_eps_0():
+    images = some_images(30)
+    target = audit.prepare(around(network(), after=DropoutLeftOn()), images, input_range=(0, 1))
+    subject = audit.Subject(target, images, np.arange(30) % 10, tuple("0123456789"), eps=EPS)
+    assert outcome("identity_control", audit.Measurements(subject, FEW)).outcome == "cannot tell"
+
+
+def test_a_targeted_attack_cannot_be_the_claims_own():
+    with pytest.raises(KitError, match="'mine' is targeted"):
+        with_clean_model(some_images(4), np.arange(4), own_attacks={"mine": attacks.PGD(eps=EPS, targeted=True)})
+
+
+@pytest.mark.parametrize(("shape", "batch"), [((32, 32, 3), 128), ((64, 64, 3), 128), ((224, 224, 3), 10),
+                                              ((1024, 1024, 3), 8)])
+def test_large_images_go_in_small_batches(shape, batch):
+    assert measure.batch_for(shape) == batch
+
+
 # --- no false alarm
 
 @pytest.fixture(scope="module")
@@ -336,10 +393,84 @@ def test_mean_and_std_are_put_in_front():
     (lambda: sequential(layers.Rescaling(1.0), layers.Flatten(), layers.Dense(3), layers.ReLU()), "--output"),
     (lambda: softmax_net(shape=(9, 9, 1)), "images of"),
     (lambda: sequential(layers.Rescaling(1.0), layers.Conv2D(3, 3)), "one row"),
+    (lambda: wired(lambda x: layers.Dense(3)(layers.Flatten()(layers.Rescaling(1 / 255)(x * 255.0)))), "is Multiply"),
+    (lambda: wired(lambda x: layers.Dense(3)(layers.Flatten()(layers.Rescaling(1 / 255)(x) + x))), "is unknown"),
+    (lambda: sequential(layers.RandomFlip(), layers.Flatten(), layers.Dense(3)), "is Flatten"),
+    (lambda: sequential(layers.Normalization(mean=0.0, variance=0.24), layers.Flatten(), layers.Dense(3)), "--input-r"),
+    (lambda: wired(lambda x: (keras.ops.tanh(dense(x, 1)) + 1) / 2), "--output probabilities"),
+    (lambda: wired(lambda x: keras.ops.relu(dense(x, 3))), "--output probabilities"),
+    (lambda: OfCode(), r"keras.Model\(inputs, model\(inputs\)\)"),
 ])
 def test_nothing_is_guessed(make, says):
     with pytest.raises(KitError, match=says):
         audit.prepare(make(), some_images())
+
+
+class OfCode(keras.Model):
+    """A subclassed model: Keras knows neither its input nor its output."""
+
+    def __init__(self):
+        super().__init__()
+        self.flat, self.dense = layers.Flatten(), layers.Dense(3)
+
+    def call(self, pixels):
+        return self.dense(self.flat(pixels))
+
+
+def wired(function, shape=(8, 8, 1)):
+    """A functional model, in which `keras.ops` and arithmetic are steps that `model.layers` does not show."""
+    keras.utils.set_random_seed(0)
+    pixels = keras.Input(shape)
+    return keras.Model(pixels, function(pixels))
+
+
+def dense(pixels, units, activation=None):
+    return layers.Dense(units, activation)(layers.Flatten()(layers.Rescaling(1.0)(pixels)))
+
+
+def test_a_model_of_code_can_be_wrapped():
+    code, images = OfCode(), some_images()
+    target = audit.prepare(wired(code), images, input_range=(0, 1))
+    np.testing.assert_allclose(target.model(images), code(images))
+
+
+@pytest.mark.parametrize(("function", "taken_off"), [
+    (lambda x: keras.ops.sigmoid(dense(x, 1)), "sigmoid"),
+    (lambda x: keras.ops.sigmoid(dense(x, 3)), "sigmoid"),
+    (lambda x: keras.ops.softmax(dense(x, 3)), "softmax"),
+    (lambda x: keras.ops.log(dense(x, 3, "softmax")), "log of softmax"),
+    (lambda x: wired(lambda y: keras.ops.softmax(dense(y, 3)))(x), "softmax"),
+])
+@pytest.mark.parametrize("declared", [None, "probabilities"])
+def test_operations_at_the_end_are_seen_and_taken_off(function, taken_off, declared):
+    images, model = some_images(), wired(function)
+    target = audit.prepare(model, images, output=declared)
+    assert taken_off in target.returns and "taken off" in target.returns and target.probabilities
+    logits, outputs = np.asarray(target.model(images)), np.asarray(model(images))
+    if outputs.shape[1] == 1:
+        np.testing.assert_allclose(keras.ops.softmax(logits)[:, 1:], outputs, atol=1e-6)
+    else:
+        back = {"sigmoid": keras.ops.sigmoid, "softmax": keras.ops.softmax}.get(taken_off, keras.ops.log_softmax)
+        np.testing.assert_allclose(back(logits), outputs, atol=1e-5)
+
+
+def test_probabilities_of_an_unknown_step_are_taken_at_their_word():
+    images, model = some_images(), wired(lambda x: (keras.ops.tanh(dense(x, 1)) + 1) / 2)
+    target = audit.prepare(model, images, output="probabilities")
+    assert target.probabilities and "logit is used" in target.returns
+    np.testing.assert_allclose(keras.ops.softmax(target.model(images))[:, 1:], model(images), atol=1e-6)
+    certain = wired(lambda x: keras.ops.relu(keras.ops.sign(dense(x, 1))))      # exactly 0 and 1
+    assert np.isfinite(audit.prepare(certain, images, output="probabilities").model(images)).all()
+    with pytest.raises(KitError, match="do not lie in"):
+        audit.prepare(wired(lambda x: dense(x, 3)), images, output="probabilities")
+
+
+@pytest.mark.parametrize("functional", [False, True])
+def test_a_block_of_augmentation_is_seen_through(functional):
+    augment = keras.Sequential([layers.RandomFlip(), layers.RandomRotation(0.1), layers.RandomContrast(0.1)])
+    rest = [layers.Rescaling(1 / 255), layers.Flatten(), layers.Dense(3)]
+    model = wired(keras.Sequential([augment, *rest])) if functional else sequential(augment, *rest)
+    assert "0 to 255 (by its first layer, Rescaling)" in audit.prepare(model, some_images()).takes
 
 
 # --- the command
@@ -441,6 +572,13 @@ def test_weights_with_the_name_of_a_kit_network(saved):
     order = ",".join("abcdefghij")
     subject, _, _ = request.from_file(arguments(*words, "--class-order", order), TINY)
     np.testing.assert_allclose(subject.target.model(subject.images), model(subject.images), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dropped", [("--input-range", "0,255"), ("--output", "probabilities")])
+def test_what_a_kit_network_settles_is_not_asked_for(saved, dropped):
+    words = saved / "net.weights.h5", "--model-name", "even_deeper_cnn", "--eps", 0.1, "--data", saved / "mine.npz"
+    with pytest.raises(KitError, match=f"{dropped[0]} does not go with --model-name"):
+        request.from_file(arguments(*words, *dropped), TINY)
 
 
 @pytest.mark.parametrize(("arrays", "says"), [

@@ -305,6 +305,17 @@ def draw_16_bit_tiff(home):
     return (255, 255, 255)
 
 
+def draw_16_bit_pgm(home):
+    Image.fromarray(np.full((16, 16), 51_400, np.int32)).save(home / "cat" / "x.pgm")
+    assert (home / "cat" / "x.pgm").read_bytes().startswith(b"P5\n16 16\n65535\n")
+    return (200, 200, 200)
+
+
+def draw_12_bit_pgm(home):
+    (home / "cat" / "x.pgm").write_bytes(b"P5 16 16 4095\n" + struct.pack(">256H", *[4095] * 128, *[2048] * 128))
+    return np.repeat([[[255] * 3], [[128] * 3]], 8, axis=0)
+
+
 def draw_alpha(home):
     Image.new("RGBA", (16, 16), (250, 100, 50, 0)).save(home / "cat" / "x.png")
     return (0, 0, 0)
@@ -356,14 +367,20 @@ def draw_newline_in_name(home):
     return (10, 20, 30)
 
 
+def draw_raised_digit_in_name(home):
+    Image.new("RGB", (16, 16), (10, 20, 30)).save(home / "cat" / "x5²3.png")
+    return (10, 20, 30)
+
+
 def draw_non_ascii_name(home):
     Image.new("RGB", (16, 16), (10, 20, 30)).save(home / "cat" / "xλ 猫.png")
     return (10, 20, 30)
 
 
-ODD_PICTURES = [draw_cmyk, draw_16_bit_grey, draw_16_bit_tiff, draw_alpha, draw_half_transparent, draw_grey_alpha,
-                draw_palette, draw_one_bit, draw_still_gif, draw_wrong_extension, draw_capital_extension, draw_link,
-                draw_newline_in_name, draw_non_ascii_name]
+ODD_PICTURES = [draw_cmyk, draw_16_bit_grey, draw_16_bit_tiff, draw_16_bit_pgm, draw_12_bit_pgm, draw_alpha,
+                draw_half_transparent, draw_grey_alpha, draw_palette, draw_one_bit, draw_still_gif,
+                draw_wrong_extension, draw_capital_extension, draw_link, draw_newline_in_name,
+                draw_raised_digit_in_name, draw_non_ascii_name]
 
 
 @pytest.mark.parametrize("draw", ODD_PICTURES)

@@ -1,13 +1,21 @@
 """The batch machinery over toy notebooks: only what is out of date runs, failures and kills lose nothing."""
 import os
 import random
+import re
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
-from kitlib import batch
+from kitlib import batch, headless
+from kitlib.data import DataSettings
+from kitlib.experiment import REPOSITORY
 
 import nbformat
+import papermill
 import pytest
 from toy_batch import MADE, ToyBatch
 
@@ -55,6 +63,53 @@ def test_a_changed_library_makes_all_out_of_date_unless_what_is_there_is_accepte
     assert done.planned(RESULT) == []
 
 
+def test_other_packages_or_other_data_make_all_out_of_date(done):
+    lock, whole = done.home / "requirements.lock", ["attack_generation", "baseline_training", "data_preparation"]
+    before = lock.read_text()
+    lock.write_text("package==2\n")
+    assert done.planned(RESULT) == whole
+    lock.write_text(before)
+    assert done.planned(RESULT) == []
+    assert done.planned(RESULT, data={"toy/demo": "another state"}) == whole
+    assert done.planned(RESULT, data={"other/demo": "another state"}) == []
+
+
+def test_the_state_of_the_data_changes_with_their_files_and_with_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setenv("KITLIB_DATA", str(tmp_path / "data"))
+    settings = DataSettings.read({"name": "image_folder", "path": "mine"}, "here")
+    picture = tmp_path / "data/mine/train/cat/1.png"
+    picture.parent.mkdir(parents=True)
+    picture.write_text("a cat")
+    seen = [batch.data_state(settings)]
+    (tmp_path / "data/.cache").mkdir()
+    (tmp_path / "data/.cache/decoded.npz").touch()
+    (tmp_path / "data/cifar-10-batches-bin").mkdir()
+    assert batch.data_state(settings) == seen[0]
+    for change in (
+        lambda: age(picture, -1000),                                            # exchanged by one of the same size
+        lambda: picture.with_name("2.png").touch(),
+        lambda: picture.rename(tmp_path / "data/mine/train/1.png"),             # another label
+        lambda: shutil.copytree(tmp_path / "data", tmp_path / "other") and monkeypatch.setenv(
+            "KITLIB_DATA", str(tmp_path / "other")),
+    ):
+        change()
+        seen.append(batch.data_state(settings))
+    assert len(set(seen)) == 5
+    assert batch.data_state(DataSettings.read({"name": "digits"}, "here")) == ""
+
+
+def test_a_batch_is_told_the_state_of_its_data(tmp_path, monkeypatch):
+    monkeypatch.setenv("KITLIB_DATA", str(tmp_path))
+    (tmp_path / "The IQ-OTHNCCD lung cancer dataset/Benign cases").mkdir(parents=True)
+    states = []
+    for _ in range(2):
+        config = batch.config_of(batch.jobs_for(["lung_ct", "digits_fgsm"], "smoke", 0))
+        assert config["data"]["digits_fgsm/smoke"] == ""
+        states.append(config["data"]["lung_ct/smoke"])
+        (tmp_path / "The IQ-OTHNCCD lung cancer dataset/Benign cases/1.jpg").touch()
+    assert "" not in states and states[0] != states[1]
+
+
 def test_a_clock_that_jumps_never_passes_off_the_old_for_the_new(done):
     """Outputs from next week: nothing is done again for that alone, and a change by the right clock still counts."""
     for path in done.folder().rglob("*.*"):
@@ -87,6 +142,84 @@ def test_overrides_and_own_experiments_reach_the_notebook(tmp_path):
     assert changes in (toy.runs / "my own/demo+changed/seed2/records/data.json").read_text()
 
 
+def test_a_path_with_a_space_is_a_path(tmp_path):
+    toy = ToyBatch(tmp_path / "sp ace")
+    status, said = toy.run("toy/demo/seed1/records/data.json")
+    assert status == 0, said
+    assert set(toy.content(1)) == {"prepared.npz", "records/data.json"}
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+def test_make_works_or_says_why_it_cannot(tmp_path):
+    def make(folder, **environment):
+        folder.mkdir()
+        for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+            shutil.copy(REPOSITORY / name, folder)
+        clean = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "CONDA_PREFIX")}
+        return subprocess.run(["make", "-n", "install"], cwd=folder, env=clean | environment, text=True,
+                              capture_output=True)
+
+    assert ".venv/bin/python -m pip install" in make(tmp_path / "sp ace").stdout
+    assert make(tmp_path / "my kit", VIRTUAL_ENV=str(tmp_path / "my kit/.venv")).returncode == 0
+    assert "environment /my env has a space or a colon" in make(tmp_path / "plain", VIRTUAL_ENV="/my env").stderr
+    assert "co:lon has a colon in its path" in make(tmp_path / "co:lon").stderr
+
+
+def test_only_a_few_notebooks_without_a_training_run_at_a_time(tmp_path):
+    toy = ToyBatch(tmp_path)
+    _, said = toy.run("toy/demo/seed0/results.json", options=["--dry-run", "--quiet", "progress"])
+    resources = dict(re.findall(r"rule (\w+):.*?resources: ([^\n]*)", said, flags=re.DOTALL))
+    for name in ("data_preparation", "attack_generation", "evaluation"):
+        assert "kernels=1" in resources[name] and "training" not in resources[name]
+    for name in ("baseline_training", "adversarial_training"):
+        assert "training=1" in resources[name]
+    assert f"kernels={batch.KERNELS}" in batch._command({"targets": []}, tmp_path, batch.How())
+
+
+def test_a_batch_runs_this_kitlib_on_the_data_that_it_was_asked_for(tmp_path, monkeypatch):
+    """From the folder of runs, with another clone's kitlib in the environment."""
+    other = tmp_path / "other/kitlib"
+    other.mkdir(parents=True)
+    (other / "__init__.py").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KITLIB_DATA", "my data")
+    monkeypatch.setenv("PYTHONPATH", str(other.parent))
+    environment = batch._environment()
+    assert environment["KITLIB_DATA"] == str(tmp_path / "my data")
+    code = "import importlib.util; print(importlib.util.find_spec('kitlib').origin)"
+    found = subprocess.run([sys.executable, "-c", code], env=environment, text=True, capture_output=True)
+    assert found.stdout.strip() == str(REPOSITORY / "kitlib/__init__.py")
+    assert environment["PYTHONPATH"].endswith(f"{os.pathsep}{other.parent}")
+
+
+def test_a_gpu_is_shared():
+    assert os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"
+
+
+def test_a_batch_that_was_killed_has_failed(tmp_path, monkeypatch):
+    monkeypatch.setenv("KITLIB_RUNS", str(tmp_path))
+    monkeypatch.setattr(batch.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=-9))
+    assert batch.run({"targets": []}, batch.How()) == 137
+
+
+@pytest.mark.parametrize("left, kept", [(None, "old"), ("{half", "old"), ('{"cells": []}', '{"cells": []}')])
+def test_an_executed_copy_is_replaced_by_a_whole_one_only(tmp_path, monkeypatch, left, kept):
+    def fail(_notebook, aside, *_, **__):
+        if left:
+            Path(aside).write_text(left)
+        raise OSError(28, "No space left on device")
+
+    copy = tmp_path / "05_evaluation.ipynb"
+    copy.write_text("old")
+    (tmp_path / ".05_evaluation.ipynb").write_text('{"cells": ["of a kill"]}')
+    monkeypatch.setattr(papermill, "execute_notebook", fail)
+    assert "No space left" in headless.execute(tmp_path / "x.ipynb", copy, {})
+    assert copy.read_text() == kept and os.listdir(tmp_path) == [copy.name]
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+
+
 def descendants(process: int) -> dict[int, str]:
     """Command line by process id, of everything that this process started and that lives."""
     found, parents = {}, {process}
@@ -105,6 +238,7 @@ def descendants(process: int) -> dict[int, str]:
 VICTIMS = {"kernel": "ipykernel_launcher", "papermill": "headless.py", "driver": "snakemake"}
 
 
+@needs_proc
 @pytest.mark.parametrize("victim", [
     pytest.param("kernel", marks=pytest.mark.slow), pytest.param("papermill", marks=pytest.mark.slow), "driver"])
 def test_what_was_killed_is_done_again_and_nothing_half_written_is_taken(victim, done, tmp_path):
@@ -144,6 +278,7 @@ def wait_for(condition, seconds: float = 60):
     raise AssertionError("it did not come about")
 
 
+@needs_proc
 @pytest.mark.slow
 def test_a_file_cut_short_by_the_disk_or_a_crash_is_not_taken_for_done(tmp_path):
     """Snakemake keeps a note of every notebook that has begun and not ended; its outputs are made again."""
@@ -160,6 +295,7 @@ def test_a_file_cut_short_by_the_disk_or_a_crash_is_not_taken_for_done(tmp_path)
     assert "half" not in [content.decode() for content in toy.content().values()]
 
 
+@needs_proc
 @pytest.mark.slow
 def test_the_same_notebook_of_the_same_run_never_runs_twice_at_a_time(tmp_path):
     """Two batches that do not know of each other: the second waits for the first."""

@@ -201,6 +201,25 @@ def test_another_comparison_is_judged_anew(records, run, dataset, trial, monkeyp
         comparison.judged(other, dataset, "plain", trial, progress=False)
 
 
+def test_another_model_is_judged_anew(records, run, dataset, trial, monkeypatch):
+    class JudgedAnew(Exception):
+        pass
+
+    def entrant(*_):
+        raise JudgedAnew
+
+    monkeypatch.setattr(comparison, "entrant", entrant)
+    before = run.path("models/baseline.keras").read_bytes()
+    model = run.model("baseline")
+    model.set_weights([0 * weight for weight in model.get_weights()])
+    run.save_model("baseline", model)
+    for name in ("plain", "bit_depth", "distilled"):    # the baseline's images are shown to all
+        with pytest.raises(JudgedAnew):
+            comparison.judged(run, dataset, name, trial, progress=False)
+    run.path("models/baseline.keras").write_bytes(before)
+    assert comparison.judged(run, dataset, "plain", trial, progress=False) == records["plain"]
+
+
 def test_a_randomised_defence_is_judged_by_its_own_answer(run, dataset, trial):
     found = comparison.entrant(run, dataset, "random_resize", progress=False)
     suite = {"PGD": attacks.read({"name": "pgd", "eps": "32/255", "steps": 3, "stop_early": True})}

@@ -14,7 +14,8 @@ PAPER_B = [93.12, 43.08, 45.9, 40.9, 43.29, 95.0, 93.2, 95.0, 92.8, 93.6]
 @pytest.mark.parametrize("name", experiment.names())
 def test_every_experiment_reads_in_every_profile(name, profile):
     loaded = experiment.load(name, profile)
-    assert loaded.name == name and loaded.choices and loaded.attacks.as_published and loaded.attacks.bounded()
+    assert loaded.name == name and loaded.choices and loaded.attacks.as_published
+    assert loaded.evaluation.headline in loaded.attacks.within(loaded.evaluation.headline)
     again = experiment.Experiment.read(loaded.model_dump(mode="json"), "its own record")
     assert again == loaded
 
@@ -63,6 +64,12 @@ def test_another_model_brings_its_own_options():
     assert loaded.model.options == {}
 
 
+def test_a_worst_case_is_of_one_threat_model():
+    suite = experiment.load("cifar10_exp2", "full").attacks
+    assert suite.within("PGD 8/255") == ["noise 8/255", "FGSM 8/255", "PGD 2/255", "PGD 4/255", "PGD 8/255"]
+    assert suite.within("PGD 4/255") == ["PGD 2/255", "PGD 4/255"]      # not what goes beyond it, and not C&W
+
+
 @pytest.fixture
 def content():
     return yaml.safe_load((experiment.EXPERIMENTS / "digits_fgsm.yaml").read_text())
@@ -90,6 +97,8 @@ BAD_VALUES = [
     ("paper", "C", "'paper'"),
     ("evaluation/images", 0, "'evaluation.images'"),
     ("evaluation/sweep", ["-1/255"], "epsilon must be zero or more"),
+    ("attacks/as_defined", {"P": {"name": "pgd", "eps": 0.1, "targeted": True}}, "attack 'P' is targeted"),
+    ("evaluation/headline", "C&W L2", "the headline must be an attack with an eps, not 'C&W L2'"),
     ("profiles", [1], "a mapping 'profiles'"),
 ]
 
@@ -180,6 +189,24 @@ def test_an_experiment_may_say_only_what_differs_from_another(tmp_path):
     assert (loaded.name, loaded.title, loaded.baseline.epochs, loaded.baseline.batch_size) == ("mine", "mine", 3, 7)
     assert loaded.defended == base.defended and loaded.attacks == base.attacks
     assert experiment.load(str(file), "smoke").data == experiment.load("digits_fgsm", "smoke").data
+
+
+def test_a_base_of_one_s_own_is_found_beside_the_file_that_names_it(tmp_path, monkeypatch):
+    monkeypatch.chdir("/")
+    content = yaml.safe_load((experiment.EXPERIMENTS / "digits_fgsm.yaml").read_text())
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(content | {"title": "a base of mine"}, sort_keys=False))
+    (tmp_path / "mine.yaml").write_text("{based_on: base.yaml, baseline: {epochs: 3}}")
+    loaded = experiment.load(str(tmp_path / "mine.yaml"), "demo")
+    assert (loaded.title, loaded.baseline.epochs) == ("a base of mine", 3)
+    (tmp_path / "mine.yaml").write_text("{based_on: bass.yaml}")
+    with pytest.raises(KitError, match=f"there is no experiment file {tmp_path / 'bass.yaml'}"):
+        experiment.load(str(tmp_path / "mine.yaml"), "demo")
+
+
+def test_a_sweep_over_an_epsilon_that_nothing_uses_is_refused():
+    """The defended model's attacks have an eps of their own, so all runs of it would be the same."""
+    with pytest.raises(KitError, match="'defended': eps changes nothing"):
+        experiment.load("digits_fgsm", "smoke", "{defended: {eps: 4/255}}")
 
 
 @pytest.mark.parametrize("base, message", [

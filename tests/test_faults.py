@@ -17,14 +17,16 @@ import time
 from pathlib import Path
 
 from kitlib import __main__ as command_line
-from kitlib import files, models, runs, training
+from kitlib import data, files, models, runs, training
 from kitlib.data import Dataset
 from kitlib.experiment import REPOSITORY
 from kitlib.settings import KitError
+from kitlib.training.checkpoint import State
 
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 from test_batch import VICTIMS, descendants, wait_for
 from training_toys import network, settings, toy_data
 
@@ -252,9 +254,24 @@ def test_a_folder_that_may_not_be_written_is_named_and_stays_as_it_is(open_folde
     assert files.read_json(path) == {"a": 1}
 
 
+@pytest.mark.parametrize("closed, rights", [("pets", 0o644), ("pets/cat", 0o644), ("pets/cat", 0o000), (".", 0o644)])
+def test_a_folder_of_pictures_that_may_not_be_entered_is_named(open_folder, closed, rights):
+    home = open_folder / "data"
+    for name in ("cat", "dog"):
+        (home / "pets" / name).mkdir(parents=True)
+        for number in range(3):
+            Image.new("L", (16, 16)).save(home / "pets" / name / f"{number}.png")
+    chosen = data.DataSettings(name="image_folder", path="pets", size=16)
+    (home / closed).chmod(rights)
+    said = as_nobody(lambda: data.load(chosen, 0, home))
+    (home / closed).chmod(0o755)
+    assert said.startswith("KitError: ") and f"{home / closed}" in said and "cannot be read" in said
+
+
 # The long part: the real notebooks
 
 NOTEBOOKS = [path.stem for path in sorted((REPOSITORY / "notebooks").glob("0[1-5]_*.ipynb"))]
+TRAINS = {"02": "plain", "04": "fgsm"}     # which training the first digits of a notebook's name stand for
 
 
 def numbers(value):
@@ -302,20 +319,23 @@ def undisturbed():
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
 @pytest.mark.parametrize("victim", VICTIMS)
 def test_kill_9_at_a_random_moment_costs_nothing_but_time(victim, notebook, undisturbed, tmp_path):
-    """Kill one of kernel, papermill (headless.py) and driver while this notebook runs; then finish the run."""
+    """Kill one of kernel, papermill (headless.py) and driver while this notebook runs, in the middle of its training
+    where it trains; then finish the run."""
     reference, expected = undisturbed
     dice = random.Random(f"{victim} {notebook}")
     copy_before(notebook, reference, tmp_path)
     process = start_batch(tmp_path)
-    log = tmp_path / f"digits_fgsm/smoke/seed0/logs/{notebook}.log"
-    wait_for(lambda: log.exists() or process.poll() is not None, seconds=120)
-    time.sleep(dice.uniform(0.5, 12))
+    method = TRAINS.get(notebook[:2])
+    sign = f"checkpoints/{method}-*/.training.lock" if method else f"digits_fgsm/smoke/seed0/logs/{notebook}.log"
+    wait_for(lambda: list(tmp_path.glob(sign)) or process.poll() is not None, seconds=120)
+    time.sleep(dice.uniform(0, 1) if method else dice.uniform(0.5, 12))     # the training takes some seconds
     below = descendants(process.pid)
     hit = [process.pid] if victim == "driver" else [each for each, line in below.items() if VICTIMS[victim] in line][:1]
     for each in hit:
         os.kill(each, signal.SIGKILL)
     process.communicate(timeout=300)
     wait_for(lambda: not any(Path(f"/proc/{each}").exists() for each in below))
+    assert not any(State.load(path).finished for path in tmp_path.glob(f"checkpoints/{method}-*/checkpoint.npz"))
     half_way = outcome(tmp_path / "digits_fgsm/smoke/seed0")  # reads every file: each is whole
     assert all(half_way[name] == expected[name] for name in half_way)
     assert finished(tmp_path) == expected
@@ -332,8 +352,22 @@ def copy_before(notebook: str, reference: Path, folder: Path) -> None:
     for log in run.glob("logs/*.log"):
         if log.stem >= notebook:
             log.unlink()
-    if notebook <= "04":  # trainings that were not made yet
-        for checkpoint in (folder / "checkpoints").glob("*" if notebook <= "02" else "fgsm-*"):
+    number = notebook[:2]
+    if number <= "04":  # trainings that were not made yet
+        for checkpoint in (folder / "checkpoints").glob("*" if number <= "02" else "fgsm-*"):
             shutil.rmtree(checkpoint)
-    if notebook <= "03":
+    if number <= "03":
         shutil.rmtree(run / "adversarial", ignore_errors=True)
+
+
+LEFT = [set(), set(), {"plain-1"}, {"plain-1"}, {"plain-1", "fgsm-2"}]
+
+
+@pytest.mark.parametrize("notebook, left", zip(NOTEBOOKS, LEFT, strict=True))
+def test_before_a_notebook_nothing_that_it_makes_is_there(notebook, left, tmp_path):
+    reference = tmp_path / "reference"
+    for folder in ("checkpoints/plain-1", "checkpoints/fgsm-2", "digits_fgsm/smoke/seed0/adversarial"):
+        (reference / folder).mkdir(parents=True)
+    copy_before(notebook, reference, tmp_path / "copy")
+    assert set(os.listdir(tmp_path / "copy/checkpoints")) == left
+    assert (tmp_path / "copy/digits_fgsm/smoke/seed0/adversarial").exists() == (notebook > "04")

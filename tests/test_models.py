@@ -1,4 +1,4 @@
-from kitlib import models
+from kitlib import defences, models
 from kitlib.models import IMAGENET, ModelSettings, Normalisation
 from kitlib.settings import KitError
 
@@ -64,6 +64,41 @@ def test_uint8_images_are_divided_by_255():
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 1), dtype=np.uint8)
     expected = models.predict_logits(model, images.astype(np.float32) / np.float32(255))
     np.testing.assert_allclose(models.predict_logits(model, images, batch_size=2), expected, atol=1e-6)
+
+
+def test_a_mixed_precision_model_is_asked_in_float32_behind_a_defence_too():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        low = small("deeper_cnn")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    high = small("deeper_cnn")
+    high.set_weights(low.get_weights())
+    images = np.random.default_rng(0).random((3, 16, 16, 1), dtype=np.float32)
+    np.testing.assert_array_equal(models.predict_logits(low, images), models.predict_logits(high, images))
+    behind = [defences.deployed(model, defences.BitDepth(bits=3)) for model in (low, high)]
+    np.testing.assert_array_equal(*(models.predict_logits(model, images) for model in behind))
+
+
+def test_a_subclassed_model_is_asked_like_any_other():
+    class Mine(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(3)
+
+        def call(self, images):
+            return self.dense(keras.ops.reshape(images, (-1, 16)))
+
+    model, images = Mine(), np.random.default_rng(0).random((5, 4, 4, 1), dtype=np.float32)
+    assert models.predict_logits(model, images, batch_size=2).shape == (5, 3)
+    assert models.predict_logits(model, images[:0]).shape == (0, 3)
+
+
+def test_a_normalisation_of_other_channels_is_refused():
+    with pytest.raises(KitError, match="the normalisation has 3 channels, but images of 1 are given"):
+        IMAGENET.to_normalised(np.zeros((1, 4, 4, 1), np.float32))
+    with pytest.raises(KitError, match="the normalisation has 3 channels, but images of 1 are given"):
+        small("deeper_cnn", normalisation=IMAGENET)
 
 
 def test_batch_norm_has_the_papers_momentum():

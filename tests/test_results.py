@@ -1,25 +1,21 @@
-from kitlib import attacks, evaluation, files, models, results
+from kitlib import attacks, evaluation, files, models, results, runs
 from kitlib.evaluation import Accuracy, Evaluation
 from kitlib.experiment import REPOSITORY, PaperFigure
 from kitlib.settings import KitError
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import binomtest
 
 FGSM = attacks.read({"name": "fgsm", "eps": "8/255"})
 
 
-def wilson(correct, count):
-    """Wilson's interval written out, to check the library's."""
-    z, p = norm.ppf(0.975), correct / count
-    middle, half = p + z**2 / (2 * count), z * np.sqrt(p * (1 - p) / count + z**2 / (4 * count**2))
-    return (middle - half) / (1 + z**2 / count), (middle + half) / (1 + z**2 / count)
-
-
 @pytest.mark.parametrize("correct, count", [(0, 10), (10, 10), (7, 10), (153, 160), (5000, 10000)])
 def test_intervals_are_wilsons(correct, count):
-    assert Accuracy(correct, count).interval == pytest.approx(wilson(correct, count), abs=1e-9)
+    wilson = binomtest(correct, count).proportion_ci(method="wilson")
+    assert Accuracy(correct, count).interval == pytest.approx((wilson.low, wilson.high), abs=1e-9)
+    # three answers an image are no more images
+    assert Accuracy(3 * correct, 3 * count, images=count).interval == pytest.approx((wilson.low, wilson.high), abs=1e-9)
 
 
 def test_accuracy_of_nothing_is_refused():
@@ -45,7 +41,7 @@ def evaluated():
 def test_scores_count_what_they_say(evaluated):
     assert evaluated.clean.record()["correct"] == 3
     assert (evaluated.under("a").correct, evaluated.under("b").correct) == (3, 2)
-    assert evaluated.combined(["a", "b"]) == Accuracy(5, 8)
+    assert evaluated.combined(["a", "b"]) == Accuracy(5, 8, images=4)
     assert evaluated.worst(["a", "b"]) == Accuracy(1, 4)  # only the first is right clean and under both
     scores = evaluated.scores("a")
     assert scores["success_rate"] == pytest.approx(1 / 3) and scores["relative_robustness"] == pytest.approx(1)
@@ -57,7 +53,7 @@ def test_an_attack_on_the_first_images_only_is_counted_on_those():
     attacked = {"all": outcome([0, 1, 1, 1], labels, images), "few": outcome([0, 1], labels[:2], images[:2])}
     found = Evaluation(labels, np.array([0, 0, 1, 0]), attacked, dict.fromkeys(attacked, FGSM))
     assert found.under("few") == Accuracy(1, 2) and found.worst(["all", "few"]) == Accuracy(1, 2)
-    assert found.combined(["all", "few"]) == Accuracy(4, 6)
+    assert found.combined(["all", "few"]) == Accuracy(4, 6, images=4)
     assert found.scores("few")["success_rate"] == pytest.approx(1 / 2)
 
 
@@ -65,6 +61,13 @@ def test_a_sweep_begins_at_the_clean_accuracy_and_falls(trained_model, images, l
     found = evaluation.sweep(trained_model, images, labels, {"name": "fgsm"}, [0, "8/255", 0.2])
     clean = (models.predict_logits(trained_model, images).argmax(1) == labels).sum()
     assert found[0].correct == clean > found[1].correct > found[2].correct
+
+
+def test_a_sweep_s_own_epsilon_is_not_used_and_a_targeted_attack_is_no_judge(trained_model, images, labels):
+    found = evaluation.sweep(trained_model, images, labels, {"name": "fgsm", "eps": 0.2}, [0])
+    assert found[0].correct == (models.predict_logits(trained_model, images).argmax(1) == labels).sum()
+    with pytest.raises(KitError, match="'P' is targeted"):
+        evaluation.evaluate(trained_model, images, labels, {"P": attacks.PGD(eps=0.1, targeted=True)})
 
 
 def test_along_a_perturbation_are_both_its_ends_and_a_loss_that_is_cross_entropy(trained_model, images, labels):
@@ -138,9 +141,28 @@ def test_markdown_tables_escape_their_bars():
 
 
 def test_a_record_that_breaks_the_schema_is_refused(tmp_path):
-    (tmp_path / "results.json").write_text('{"schema_version": 2}')
+    (tmp_path / "results.json").write_text('{"schema_version": 3}')
     with pytest.raises(KitError, match="results.json: .*schema_version"):
         results.read(tmp_path / "results.json")
+    (tmp_path / "results.json").write_text('{"schema_version": 1}')
+    with pytest.raises(KitError, match="schema_version 1, whose worst case meant something else: run notebook 05"):
+        results.read(tmp_path / "results.json")
+
+
+@pytest.mark.parametrize("stale", [
+    lambda record: record | {"fingerprint": "of something else"},
+    lambda record: record | {"experiment": record["experiment"] | {"paper_figures": []}},
+])
+def test_results_of_a_run_are_those_of_its_settings(finished_run, tmp_path, stale):
+    run = runs.Run(finished_run.experiment, finished_run.profile, finished_run.seed, tmp_path)
+    with pytest.raises(KitError, match="run notebook 05_evaluation.ipynb first"):
+        results.of_run(run)
+    record = files.read_json(finished_run.path("results.json"))
+    files.write_json(run.path("results.json"), record)
+    assert results.of_run(run) == results.read(run.path("results.json"))
+    files.write_json(run.path("results.json"), stale(record))
+    with pytest.raises(KitError, match="results.json belongs to other settings than experiment 'digits_fgsm' has now"):
+        results.of_run(run)
 
 
 def test_the_readme_s_tables_are_those_of_the_records():

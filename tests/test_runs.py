@@ -1,6 +1,6 @@
 import json
 
-from kitlib import runs
+from kitlib import experiment, runs
 from kitlib.settings import KitError
 
 import pytest
@@ -74,6 +74,23 @@ def test_static_training_depends_on_the_baseline_too():
     assert folder(1) != folder(9)
 
 
+def test_a_better_docstring_voids_no_training_but_other_code_does():
+    code = runs._without_docstrings("'One.'\n\nclass A:\n    'Two.'\n\n    def f(self):\n        'Three.'\n")
+    assert code == runs._without_docstrings("class A:\n    def f(self):  # it\n        'Four.'\n")
+    assert code != runs._without_docstrings("class A:\n    def f(self):\n        return 'Four.'\n")
+    assert code != runs._without_docstrings("class A:\n    def f(self):\n        'Four.' + g()\n")
+
+
+def test_a_file_of_one_s_own_does_not_get_the_folder_of_the_kit_s_experiment(tmp_path):
+    kit_s = experiment.EXPERIMENTS / "digits_fgsm.yaml"
+    assert runs.open_run(str(kit_s), "smoke").folder == runs.open_run("digits_fgsm", "smoke").folder
+    own = tmp_path / "digits_fgsm.yaml"
+    own.write_text(kit_s.read_text())
+    with pytest.raises(KitError, match="is called 'digits_fgsm' like an experiment of the kit.*give it another name"):
+        runs.open_run(str(own), "smoke")
+    assert runs.open_run(str(own.rename(tmp_path / "mine.yaml")), "smoke").experiment.name == "mine"
+
+
 def test_experiments_with_the_same_training_share_it():
     first, second = (runs.open_run(f"cifar10_exp{number}", "full").checkpoints("baseline") for number in (1, 2))
     assert first == second
@@ -99,8 +116,6 @@ def test_slugs_are_file_names(name, slug):
 
 
 def test_no_two_attacks_of_an_experiment_share_a_file():
-    from kitlib import experiment
-
     for name in experiment.names():
         attacks = experiment.load(name).attacks.all()
         assert len({runs.slug(attack) for attack in attacks}) == len(attacks)

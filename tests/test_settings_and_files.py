@@ -1,5 +1,10 @@
+import multiprocessing
 import os
+import random
+import signal
 import stat
+import warnings
+from pathlib import Path
 
 from kitlib import files
 from kitlib.settings import Epsilon, KitError, Settings, choose, format_epsilon, parse_epsilon
@@ -91,6 +96,54 @@ def test_truncated_and_pickled_arrays_are_refused(tmp_path):
         files.read_arrays(path)
     with pytest.raises(KitError, match="does not exist"):
         files.read_arrays(tmp_path / "missing.npz")
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_flipped_byte_is_refused_or_without_effect(save, tmp_path):
+    """Anywhere in the file: in the numbers, in numpy's heads, in the archive's tables."""
+    content = {"images": np.random.default_rng(0).integers(0, 255, (6, 4, 4)), "x": np.linspace(0, 1, 35),
+               "text": np.array("some words")}
+    save(tmp_path / "a.npz", **content)
+    whole, dice, refused = (tmp_path / "a.npz").read_bytes(), random.Random(0), 0
+    tables = range(whole.index(b"PK\x01\x02"), len(whole))
+    for place in (*tables, *(dice.randrange(len(whole)) for _ in range(300))):
+        flipped = bytes([whole[place] ^ dice.randrange(1, 256)])
+        (tmp_path / "a.npz").write_bytes(whole[:place] + flipped + whole[place + 1:])
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")     # numpy's, of odd heads
+                back = files.read_arrays(tmp_path / "a.npz")
+        except KitError as error:
+            refused += "a.npz is damaged" in str(error)
+            continue
+        assert back.keys() == content.keys()
+        for name, array in content.items():
+            np.testing.assert_array_equal(back[name], array, strict=True)
+    assert refused > 300
+
+
+def write_and_be_killed(path):
+    """kill -9 when the old folder is set aside and the new one is not in its place yet."""
+    rename = Path.rename
+    Path.rename = lambda each, to: os.kill(os.getpid(), signal.SIGKILL) if each.name == "new" else rename(each, to)
+    with files.folder_written_whole(path) as folder:
+        (folder / "new.txt").touch()
+
+
+def test_a_folder_comes_back_after_a_kill_between_the_two_renames(tmp_path):
+    (tmp_path / "it").mkdir()
+    (tmp_path / "it/old.txt").touch()
+    (tmp_path / ".it-or-not-12345678/old").mkdir(parents=True)      # of another folder
+    victim = multiprocessing.get_context("fork").Process(target=write_and_be_killed, args=(tmp_path / "it",))
+    victim.start()
+    victim.join()
+    assert victim.exitcode == -signal.SIGKILL
+    assert not (tmp_path / "it").exists()
+    with pytest.raises(RuntimeError), files.folder_written_whole(tmp_path / "it") as folder:
+        assert os.listdir(tmp_path / "it") == ["old.txt"] and os.listdir(folder) == []
+        raise RuntimeError("and the next one fails, too")
+    assert os.listdir(tmp_path / "it") == ["old.txt"]
+    assert sorted(os.listdir(tmp_path)) == [".it-or-not-12345678", "it"]
 
 
 @pytest.mark.parametrize("content", ["", "{", "\x00\xff", '{"a": 1'])

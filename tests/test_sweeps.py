@@ -1,9 +1,13 @@
 """Sweeps: what a file may say, which runs it stands for, and what they say together."""
 import json
 import math
+import subprocess
+import sys
 
+from kitlib import __main__ as command_line
 from kitlib import batch, results, runs, sweeps
 from kitlib.evaluation import Accuracy
+from kitlib.files import read_json, write_json
 from kitlib.settings import KitError
 from kitlib.sweeps import Spread
 
@@ -207,6 +211,81 @@ def test_results_of_other_settings_or_damaged_ones_are_never_counted(written):
     path.write_text(whole[: len(whole) // 2])
     with pytest.raises(KitError, match="results.json is damaged"):
         sweeps.aggregate(sweep)
+
+
+def test_figures_of_a_paper_are_matched_by_their_id(written):
+    sweep = sweeps.load(written("{experiment: digits_fgsm, profile: smoke, seeds: 0-1}"))
+    jobs = sweeps.jobs_of(sweep)
+    for job in jobs:
+        finish(job, 80)
+    expected = sweeps.aggregate(sweep).groups
+    path = jobs[1].run.path("results.json")
+    record = read_json(path)
+    assert len(record["paper"]) > 1
+    write_json(path, record | {"paper": record["paper"][::-1]})
+    assert sweeps.aggregate(sweep).groups == expected
+    write_json(path, record | {"paper": record["paper"][:-1]})
+    with pytest.raises(KitError, match="answer different figures of the paper"):
+        sweeps.aggregate(sweep)
+
+
+# The commands
+
+@pytest.fixture
+def command(monkeypatch):
+    """Run a command of the command line in a world where every batch is killed."""
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["kitlib", *words])
+        return command_line.main()
+
+    killed = subprocess.CompletedProcess([], -9)
+    monkeypatch.setattr(batch.subprocess, "run", lambda *_, **__: killed)
+    return run
+
+
+def test_a_sweep_whose_batch_was_killed_has_failed(written, command, capsys):
+    path = written("{experiment: digits_fgsm, profile: smoke, seeds: 0-1}")
+    finish(sweeps.jobs_of(sweeps.load(path))[0], 80)
+    assert command("sweep", path) == 137
+    assert "1 of 2 runs" in capsys.readouterr().out
+
+
+def test_results_of_other_settings_are_not_shown(command, capsys):
+    job, = batch.jobs_for(["digits_fgsm"], "smoke", 0)
+    finish(job, 80)
+    assert command("results", "digits_fgsm", "--profile", "smoke") == 0
+    assert "80.0 [" in capsys.readouterr().out
+    path = job.run.path("results.json")
+    write_json(path, read_json(path) | {"fingerprint": "of something else"})
+    for name in ("results", "report"):
+        assert command(name, "digits_fgsm", "--profile", "smoke") == 2
+        out, err = capsys.readouterr()
+        assert out == "" and "belongs to other settings than experiment 'digits_fgsm' has now" in err
+    assert not job.run.path("report.html").exists()
+
+
+def test_a_failed_batch_shows_new_results_only(command, capsys, monkeypatch):
+    old, new = batch.jobs_for(["digits_fgsm", "phantom_ct"], "smoke", 0)
+    finish(old, 80)
+
+    def fail(*_):
+        finish(new, 70)
+        return 1
+
+    monkeypatch.setattr(batch, "run", fail)
+    assert command("reproduce", "digits_fgsm", "phantom_ct", "--profile", "smoke") == 1
+    said = capsys.readouterr().out
+    assert f"nothing new in {old.run.folder}, as the batch failed" in said
+    assert "70.0 [" in said and "80.0 [" not in said
+
+
+def test_outside_its_repository_kitlib_says_where_it_runs(command, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(command_line, "REPOSITORY", tmp_path)
+    for words in (["results", "digits_fgsm"], ["sweep", "digits_seeds"], ["publish"], ["pretrained"]):
+        assert command(*words) == 2
+        assert "kitlib runs from its repository: clone it and install it from there" in capsys.readouterr().err
+    assert command("audit", "nowhere.keras", "--data", "digits") == 2
+    assert "repository" not in capsys.readouterr().err
 
 
 # Snakemake's side

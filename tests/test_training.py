@@ -7,7 +7,7 @@ import math
 from kitlib import attacks, models
 from kitlib.data import Dataset
 from kitlib.settings import KitError
-from kitlib.training import TrainingSettings, loop, train, training_for
+from kitlib.training import TrainingSettings, loop, precision_of, train, training_for
 from kitlib.training.batches import Examples, augment, training_batches
 from kitlib.training.optimizers import FusedAdam, schedule_for
 from kitlib.training.precision import FusedBatchNormalization, cpu_flags, fast_bfloat16, twin
@@ -328,6 +328,11 @@ def test_bfloat16_training_leaves_a_float32_model_that_loads(tmp_path):
     assert (logits.argmax(1) == data.labels_of("validation")).mean() > 0.8
 
 
+def test_the_precision_of_a_training_is_that_of_its_epochs():
+    assert precision_of({"precision": ["float32", "float32"]}) == "float32"
+    assert precision_of({"precision": ["bfloat16", "bfloat16", "float32"]}) == "bfloat16, float32"
+
+
 def test_twin_computes_in_bfloat16_but_answers_in_float32():
     net, (images, _) = network(dropout=0.1, batch_norm=True), a_batch()
     copy = twin(net, "bfloat16")
@@ -422,6 +427,15 @@ def test_robust_check_is_the_accuracy_under_pgd_on_the_same_training_images(tmp_
     ({"method": "fgsm", "attacks": [{**FGSM, "targeted": True}]}, "targeted"),
     ({"method": "fgsm", "attacks": [{"name": "fgsn"}]}, "fgsm"),
     ({"keep": "best_robust"}, "robust_check"),
+    ({"method": "fgsm", "eps": "4/255", "attacks": [FGSM]}, "eps changes nothing .*change that of `attacks`"),
+    ({"method": "fgsm", "eps": "4/255", "attacks": [FGSM], "robust_check": {"attack": PGD}}, "eps changes nothing"),
+    ({"method": "plain", "eps": "4/255"}, "eps changes nothing"),
+    ({"method": "pgd", "beta": 2}, "beta is for method trades, not pgd"),
+    ({"method": "fgsm_rs", "replays": 2}, "replays is for method free, not fgsm_rs"),
+    ({"method": "free", "attack_mode": "inference"}, "attack_mode is for methods mixed and"),
+    ({"method": "static", "attacks": [FGSM], "attack_mode": "training"}, "attack_mode"),
+    ({"method": "trades", "temperature": 2}, "temperature is for methods plain and distilled, not trades"),
+    ({"momentum": 0.5}, "momentum is for optimizer sgd, not adam"),
     ({"eps": -0.1}, "eps"),
     ({"augmentation": {"rotation": 400}}, "rotation"),
 ])
@@ -430,8 +444,23 @@ def test_bad_settings_are_refused(values, message):
         settings(**values)
 
 
-def test_settings_survive_being_written_and_read():
-    chosen = settings(method="mixed", attacks=[FGSM, PGD], robust_check={"attack": PGD})
+@pytest.mark.parametrize("values", [
+    {"method": "pgd", "eps": "4/255"},
+    {"method": "free", "eps": "4/255", "replays": 4},
+    {"method": "fgsm", "eps": "8/255", "attacks": [FGSM]},      # the same
+    {"method": "plain", "eps": "4/255", "robust_check": {"images": 8}},
+    {"method": "fgsm", "eps": "4/255", "attacks": [FGSM], "robust_check": {"images": 8}},
+    {"method": "trades", "beta": 2, "attack_mode": "training"},
+    {"optimizer": "sgd", "momentum": 0.5},
+], ids=lambda values: "-".join(values))
+def test_options_that_are_used_are_taken(values):
+    assert settings(**values)
+
+
+@pytest.mark.parametrize("values", [{}, {"method": "mixed", "attacks": [FGSM, PGD], "robust_check": {"attack": PGD}},
+                                    {"method": "pgd", "eps": "2/255", "attacks": [{**PGD, "eps": "2/255"}]}])
+def test_settings_survive_being_written_and_read(values):
+    chosen = settings(**values)
     assert TrainingSettings.read(chosen.model_dump(mode="json"), "a record") == chosen
 
 
@@ -472,6 +501,34 @@ def test_divergence_stops_at_once_and_keeps_the_last_checkpoint(tmp_path):
     assert len(steps) == 6 + 1
     history = train(net, toy_data(), settings(), tmp_path, progress=False)  # goes on from epoch 1, sound
     assert len(history["loss"]) == 2 and all(map(math.isfinite, history["loss"]))
+
+
+@pytest.mark.parametrize("data", [lambda: toy_data(train=16), lambda: without(toy_data(train=16), "validation")])
+def test_divergence_in_the_only_step_of_an_epoch_is_seen_at_its_end(data, tmp_path):
+    poison = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: net.layers[-1].bias.assign([math.inf] * 3))
+    net = network()
+    with pytest.raises(KitError, match=r"diverged.*epoch 1, its end"):
+        train(net, data(), settings(), tmp_path, progress=False, callbacks=[poison])
+    assert not (tmp_path / "checkpoint.npz").exists()
+
+
+def test_a_learning_rate_beyond_all_numbers_is_refused(tmp_path):
+    with pytest.raises(KitError, match="diverged.*Lower the learning rate"):
+        train(network(), toy_data(train=16), settings(epochs=1, learning_rate=1e38), tmp_path, progress=False)
+
+
+def test_divergence_in_the_last_step_of_an_epoch_keeps_the_epoch_before(tmp_path):
+    def poison(batch, logs):
+        if batch == 5 and (tmp_path / "checkpoint.npz").exists():
+            net.layers[-1].bias.assign([math.nan] * 3)
+
+    net, chosen = network(), settings(epochs=3)
+    with pytest.raises(KitError, match=r"diverged.*epoch 2, its end"):
+        train(net, toy_data(), chosen, tmp_path, progress=False,
+              callbacks=[keras.callbacks.LambdaCallback(on_train_batch_end=poison)])
+    history = train(net, toy_data(), chosen, tmp_path, progress=False)  # goes on from epoch 1, sound
+    assert history["epoch"] == [1, 2, 3] and all(map(math.isfinite, history["val_loss"]))
 
 
 def test_a_full_disk_is_said_clearly_and_the_last_checkpoint_stays(tmp_path, monkeypatch):

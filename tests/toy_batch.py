@@ -68,6 +68,7 @@ class ToyBatch:
         shutil.copy(REPOSITORY / "Snakefile", self.home)
         shutil.copy(REPOSITORY / "kitlib" / "headless.py", self.home / "kitlib")
         (self.home / "kitlib" / "library.py").write_text("VERSION = 1\n")
+        (self.home / "requirements.lock").write_text("package==1\n")
         (self.home / "notebooks" / "experiments").mkdir(parents=True)
         (self.home / "notebooks" / "experiments" / "toy.yaml").write_text("profiles: {demo: {}}\n")
         for name, made in MADE.items():
@@ -107,9 +108,9 @@ class ToyBatch:
         out, err = process.communicate(timeout=900)
         return process.returncode, out + err
 
-    def planned(self, *targets: str) -> list[str]:
+    def planned(self, *targets: str, **config) -> list[str]:
         """The rules that Snakemake would run."""
-        status, said = self.run(*targets, options=["--dry-run", "--quiet", "rules"])
+        status, said = self.run(*targets, options=["--dry-run", "--quiet", "rules"], **config)
         assert status == 0, said
         rules = [line.split()[0] for line in said.splitlines() if re.fullmatch(r"[a-z_]+ +\d+", line)]
         return sorted(set(rules) - {"all", "total"})

@@ -7,6 +7,7 @@ drops images between steps as soon as there is nothing more to do for them.
 """
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -116,7 +117,7 @@ class Attack(Settings):
             state = self.advance(call, state, each, 0, self.length, self.stops, to_the_end=training)
             if self.last_only:
                 return tf.stop_gradient(state["at"])
-            state = self.close(call, state)
+            state = left_alone(state, self.close(call, state), self.stops)
         return tf.stop_gradient(state["best"])
 
     def _labels_to_use(self, labels, images):
@@ -131,20 +132,22 @@ class Attack(Settings):
                 to_the_end: bool = False) -> State:
         """`count` steps from the `number`th, or fewer once every image is done.
 
-        stop: an image is done once it is fooled. to_the_end: all `count` steps in any case, because each
-        pass in training mode also moves batch-norm statistics.
+        stop: an image is done once it is fooled, and left alone from then on, whatever the others in its batch
+        still do. to_the_end: all `count` steps in any case, because each pass in training mode also moves
+        batch-norm statistics.
         """
         if self.length == 0:
             return state
         number = tf.convert_to_tensor(number)
-        if self.length == 1:
+        if isinstance(count, int) and count == 1:
             return retire(self.move(call, state, number, seed), stop)
 
         def goes_on(taken, state):
             return (taken < count) & (to_the_end | ~tf.reduce_all(state["done"]))
 
         def body(taken, state):
-            return taken + 1, retire(self.move(call, state, number + taken, seed), stop)
+            moved = retire(self.move(call, state, number + taken, seed), stop)
+            return taken + 1, left_alone(state, moved, stop)
 
         return tf.while_loop(goes_on, body, [tf.constant(0), state], parallel_iterations=1)[1]
 
@@ -175,6 +178,17 @@ class Attack(Settings):
         """Higher is worse for the model."""
         value = loss_of(getattr(self, "loss", "ce"), labels, logits)
         return -value if self.targeted else value
+
+    def gradient(self, call: Call, state: State, at: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, State]:
+        """Direction that serves the attack; logits from the same pass; the state with its labels known."""
+        seen = {}
+
+        def loss_fn(labels, logits):
+            seen["logits"] = logits
+            return loss_of(getattr(self, "loss", "ce"), known(labels, logits), logits)
+
+        direction = input_gradient(call, loss_fn, at, state["labels"], self.targeted)
+        return direction, seen["logits"], self.resolve(state, seen["logits"])
 
     def _size(self) -> str:
         norm = {"linf": "L-inf", "l2": "L2"}[self.norm]
@@ -222,17 +236,6 @@ class InBall(Attack):
             noise = self.eps * _in_unit_l2_ball(state, seed)
         return self.project(images + noise, images)
 
-    def gradient(self, call: Call, state: State, at: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, State]:
-        """Direction that serves the attack; logits from the same pass; the state with its labels known."""
-        seen = {}
-
-        def loss_fn(labels, logits):
-            seen["logits"] = logits
-            return loss_of(getattr(self, "loss", "ce"), known(labels, logits), logits)
-
-        direction = input_gradient(call, loss_fn, at, state["labels"], self.targeted)
-        return direction, seen["logits"], self.resolve(state, seen["logits"])
-
 
 def input_gradient(call: Call, loss_fn: Callable, at, labels, targeted: bool) -> tf.Tensor:
     """CleverHans's gradient of the loss (negated where targeted) for the pixels; zero if there is none.
@@ -266,6 +269,13 @@ def fresh(images: tf.Tensor, labels: tf.Tensor) -> State:
 def retire(state: State, stop: bool) -> State:
     """Mark the images that are fooled already as done, if that is the end of the matter for them."""
     return state | {"done": state["done"] | state["hit"]} if stop else state
+
+
+def left_alone(before: State, after: State, stop: bool) -> State:
+    """`after`, but for the images that were done before, where being done is to be left alone."""
+    if not stop:
+        return after
+    return {name: choose_rows(before["done"], before[name], value) for name, value in after.items()}
 
 
 def logits_of(model, training: bool = False) -> Call:
@@ -310,7 +320,8 @@ def seed_tensor(seed: Any) -> tf.Tensor:
     """An int32 [2] seed for TensorFlow's stateless generators, from an int, such a tensor, or None."""
     if seed is None:
         return tf.random.uniform([2], maxval=2**31 - 1, dtype=tf.int32)
-    if isinstance(seed, int):
+    if isinstance(seed, numbers.Integral):
+        seed = int(seed)
         return tf.constant([seed & 0x7FFFFFFF, seed >> 31 & 0x7FFFFFFF], tf.int32)
     return tf.cast(seed, tf.int32)
 

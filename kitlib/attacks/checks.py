@@ -1,14 +1,11 @@
-"""What an attack refuses, said clearly; and models made float32 for judging."""
+"""What an attack refuses, said clearly."""
 from __future__ import annotations
-
-import weakref
 
 from kitlib.settings import KitError
 
 import keras
 import numpy as np
 
-_TWINS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 _LOGITS = "attacks need logits: remove the last activation (and train with from_logits=True)"
 
 
@@ -81,28 +78,3 @@ def _ends_in_probabilities(model) -> str | None:
         return "softmax"
     name = getattr(getattr(last, "activation", None), "__name__", None)
     return name if name in ("softmax", "sigmoid") else None
-
-
-def in_float32(model):
-    """The model itself where it computes in float32, else a float32 copy with its present weights.
-
-    Judging in bfloat16 moves accuracy; a model trained in mixed precision is judged as it would be deployed.
-    Raises KitError for a mixed-precision model that Keras cannot rebuild.
-    """
-    layers = list(model._flatten_layers()) if hasattr(model, "_flatten_layers") else []
-    if all(layer.compute_dtype in ("float32", None) for layer in layers):
-        return model
-    twin = _TWINS.get(model) or _TWINS.setdefault(model, _clone(model))
-    twin.set_weights(model.get_weights())
-    return twin
-
-
-def _clone(model):
-    def float32(layer):
-        return layer.__class__.from_config(layer.get_config() | {"dtype": "float32"})
-
-    try:
-        return keras.models.clone_model(model, clone_function=float32, recursive=True)
-    except (ValueError, TypeError, NotImplementedError) as error:
-        raise KitError(f"the model computes in less than float32 and cannot be rebuilt in it ({error}): "
-                       "build it under the float32 policy and load its weights") from None

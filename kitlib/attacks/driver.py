@@ -8,7 +8,8 @@ import weakref
 from collections.abc import Iterable, Iterator
 
 from kitlib.attacks.base import Attack, State, fold, fresh, logits_of, retire, seed_tensor
-from kitlib.attacks.checks import check_images, check_labels, check_model, in_float32
+from kitlib.attacks.checks import check_images, check_labels, check_model
+from kitlib.models import in_float32
 from kitlib.settings import KitError
 
 import numpy as np
@@ -144,6 +145,7 @@ class _Compiled:
             return retire(attack.model_copy(update=numbers).start(call, state, seed, first), stop)
 
         def advance(state, numbers, seed, number, count):
+            count = count if attack.block > 1 else 1       # known beforehand, so that no loop is built
             return attack.model_copy(update=numbers).advance(call, state, seed, number, count, stop)
 
         def close(state, numbers):

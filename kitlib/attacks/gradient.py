@@ -56,6 +56,8 @@ class Noise(InBall):
         return self.restarts == 1
 
     def start(self, call: Call, state: State, seed: tf.Tensor, first: bool) -> State:
+        if self.labels == "predicted":
+            state = self.resolve(state, call(state["images"]))
         if self.kind == "uniform":
             return state | {"at": self.in_ball(state, seed)}
         direction = draw(state, seed, tf.random.stateless_normal)
@@ -125,6 +127,8 @@ class PGD(InBall):
     def _makes_sense(self):
         if self.restarts > 1 and not self.random_start:
             raise ValueError("restarts without 'random_start: true' would all give the same")
+        if self.keep == "last" and self.stop_early:
+            raise ValueError("stop_early needs 'keep: best': with 'last' nothing is judged before the end")
         return _dlr_is_untargeted(self)
 
     @property
@@ -175,7 +179,8 @@ class PGD(InBall):
 class MIM(PGD):
     """Momentum iterative method (Dong et al. 2018, arXiv:1710.06081, Algorithm 1).
 
-    The step follows the sum of past gradients, each divided by its L1 norm, fading by `decay`.
+    The step follows the sum of past gradients, each divided by its L1 norm, fading by `decay`. step: default
+    eps / steps, as there.
     """
 
     name: Literal["mim"] = "mim"
@@ -183,6 +188,10 @@ class MIM(PGD):
     random_start: bool = False
     decay: NotNegative = 1.0
     title: ClassVar[str] = "MIM"
+
+    @property
+    def stride(self):
+        return self.eps / self.steps if self.step is None else self.step
 
     def _memory(self, state: State) -> State:
         return {"momentum": tf.zeros_like(state["images"])}

@@ -17,9 +17,6 @@ from kitlib.attacks.base import (
     State,
     StepsOrNone,
     choose_rows,
-    input_gradient,
-    known,
-    loss_of,
 )
 from kitlib.attacks.minimal import adam
 from kitlib.models import IMAGENET, Normalisation
@@ -42,13 +39,8 @@ class _OneStep(Attack):
         return True
 
     def _along_sign(self, call: Call, state: State, distance, clip) -> State:
-        def loss_fn(labels, logits):
-            return loss_of("ce", known(labels, logits), logits)
-
         z = self.normalisation.to_normalised(state["images"])
-        gradient = input_gradient(
-            lambda z: call(self.normalisation.to_pixels(z)), loss_fn, z, state["labels"], self.targeted
-        )
+        gradient, _, state = self.gradient(lambda z: call(self.normalisation.to_pixels(z)), state, z)
         return state | {"at": self._stepped(state["images"], gradient, distance, clip)}
 
     def _stepped(self, images, gradient, distance, clip):

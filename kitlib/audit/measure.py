@@ -19,7 +19,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-BATCH = 128
+BATCH = 128             # images at a time, if they are of 64 x 64 x 3; fewer of larger ones, so that memory holds them
+SMALLEST_BATCH = 8
 SHOWN = 8               # adversarial images kept of each attack, for pictures
 LARGE = 0.5             # L-inf distance at which every image can be made solid grey
 SWEEP = (0.0, 0.25, 0.5, 1.0, 2.0)      # parts of eps
@@ -28,6 +29,7 @@ EOT_PASSES = 16
 LINE = tuple(np.linspace(0, 1, 9).round(3).tolist())
 CONTROLS = 64           # images on which the attacks with eps = 0 are run
 UNDEFENDED_IMAGES = 5000
+REFERENCES = 1000       # training images that tell how far apart nearest images usually are
 
 
 class Effort(Settings):
@@ -77,6 +79,10 @@ class Subject:
             raise KitError(f"eps must be above 0 and at most 1, in pixels such as 8/255, not {self.eps:g}")
         if self.claim is not None and not 0 <= self.claim <= 1:
             raise KitError(f"the claimed robust accuracy is a share from 0 to 1, such as 0.82, not {self.claim:g}")
+        for name, attack in self.own_attacks.items():
+            if attack.targeted:
+                raise KitError(f"the claim's own attack '{name}' is targeted, which needs targets and not labels: give "
+                               "its untargeted form (the audit makes a targeted attack of its own)")
         classes = self.target.classes
         if len(self.class_names) != classes:
             raise KitError(f"the model has {classes} outputs, but the data have {len(self.class_names)} classes "
@@ -114,6 +120,11 @@ class Attacked:
         return Accuracy.of(self.right)
 
 
+def batch_for(shape) -> int:
+    """How many images of this shape (H, W, C) go through a model at a time."""
+    return max(SMALLEST_BATCH, min(BATCH, BATCH * 64 * 64 * 3 // int(np.prod(shape))))
+
+
 class Measurements:
     """Everything the checks look at, measured when it is first asked for.
 
@@ -125,13 +136,14 @@ class Measurements:
         self.subject, self.effort, self.seed, self.say, self.progress = subject, effort, seed, say, progress
         self.model = subject.target.model
         self.images, self.labels = subject.images, subject.labels.astype(np.int32)
+        self.batch = batch_for(self.images.shape[1:])
         self._under: dict[str, Attacked] = {}
 
     # --- the attacks
 
     @functools.cached_property
     def clean_logits(self) -> np.ndarray:
-        return predict_logits(self.model, self.images, BATCH)
+        return predict_logits(self.model, self.images, self.batch)
 
     @functools.cached_property
     def clean(self) -> np.ndarray:
@@ -147,7 +159,7 @@ class Measurements:
         clean, labels = self.images[rows], self.labels[rows]
         result = self._run(attack, model or self.model, clean, labels if targets is None else targets[rows])
         finite = np.isfinite(result.images).all()
-        right = predict_logits(self.model, result.images, BATCH).argmax(1) == labels
+        right = predict_logits(self.model, result.images, self.batch).argmax(1) == labels
         turned = np.flatnonzero(self.clean[rows] & ~right)[:SHOWN]
         return Attacked(
             attack=attack, right=right, linf=float(result.linf.max()), finite=bool(finite),
@@ -156,8 +168,8 @@ class Measurements:
         )
 
     def _run(self, attack: Attack, model, images, labels, keep_images: bool = True) -> attacks.AttackResult:
-        return attacks.run(attack, model, images, labels, batch_size=BATCH, seed=self.seed, keep_images=keep_images,
-                           progress=self.progress)
+        return attacks.run(attack, model, images, labels, batch_size=self.batch, seed=self.seed,
+                           keep_images=keep_images, progress=self.progress)
 
     @functools.cached_property
     def suite(self) -> dict[str, Attack]:
@@ -225,7 +237,7 @@ class Measurements:
         unclipped = attacks.PaperAFGSM(eps=LARGE, normalisation=Normalisation(mean=0, std=1), clip=None)
         stepped = self._run(unclipped, self.model, self.images, self.labels)
         on_grey = np.clip(0.5 + stepped.images - self.images, 0, 1)
-        return predict_logits(self.model, on_grey, BATCH).argmax(1) == self.labels
+        return predict_logits(self.model, on_grey, self.batch).argmax(1) == self.labels
 
     @functools.cached_property
     def sweep(self) -> dict[float, Attacked]:
@@ -329,11 +341,16 @@ class Measurements:
         return self.attacked(attack, model=self.undefended.model)
 
     @functools.cached_property
+    def undefended_clean(self) -> Accuracy:
+        """Accuracy of the undefended model on the judged images."""
+        return Accuracy.of(predict_logits(self.undefended.model, self.images, self.batch).argmax(1) == self.labels)
+
+    @functools.cached_property
     def undefended_under_pgd(self) -> dict[float, Accuracy]:
         """Accuracy of the undefended model on its own images, under the same PGD at eps and at half of the
         pixel range."""
         known, found = self.undefended, {}
-        right = predict_logits(known.model, known.images, BATCH).argmax(1) == known.labels
+        right = predict_logits(known.model, known.images, self.batch).argmax(1) == known.labels
         found[0.0] = Accuracy.of(right)
         for eps in (self.subject.eps, LARGE):
             attack = self.suite["PGD"].model_copy(update={"eps": eps})
@@ -372,9 +389,8 @@ class Measurements:
         images, labels, step = self.images[rows], self.labels[rows], self.subject.eps / 4
         signs = np.sign(self._gradients(margin)[rows])
         random = np.random.default_rng(self.seed).choice(np.float32([-1, 1]), size=images.shape)
-        uphill, sideways = (
-            margin(labels, predict_logits(self.model, np.clip(images + np.float32(step) * way, 0, 1), BATCH)).numpy()
-            for way in (signs, random))
+        moved = (np.clip(images + np.float32(step) * way, 0, 1) for way in (signs, random))
+        uphill, sideways = (margin(labels, predict_logits(self.model, each, self.batch)).numpy() for each in moved)
         return uphill > sideways
 
     def _gradients(self, loss: Callable) -> np.ndarray:
@@ -388,8 +404,8 @@ class Measurements:
         signature = [tf.TensorSpec([None, *self.images.shape[1:]]), tf.TensorSpec([None], tf.int32)]
         # Called through its concrete function, as TensorFlow would take one line's functions for one that retraces.
         compiled = tf.function(gradient, input_signature=signature, autograph=False).get_concrete_function()
-        parts = range(0, len(self.labels), BATCH)
-        batches = ((self.images[i:i + BATCH], self.labels[i:i + BATCH]) for i in parts)
+        parts = range(0, len(self.labels), self.batch)
+        batches = ((self.images[i:i + self.batch], self.labels[i:i + self.batch]) for i in parts)
         return np.concatenate([compiled(*map(tf.constant, batch)).numpy() for batch in batches])
 
     @functools.cached_property
@@ -439,13 +455,18 @@ class Measurements:
         the cross-entropy (float 9 x N)."""
         found = self._run(self.fgsm.attack, self.model, self.images, self.labels)
         step = found.images - self.images
-        return along(self.model, self.images, self.labels, step, LINE, BATCH)
+        return along(self.model, self.images, self.labels, step, LINE, self.batch)
 
     # --- the data
 
     @functools.cached_property
-    def copies(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """For each judged image: is an exact copy of it among the training images; its highest correlation with one."""
+    def copies(self) -> tuple[np.ndarray, np.ndarray, float] | None:
+        """For each judged image: is an exact copy of it among the training images; its distance (1 - correlation)
+        to the nearest of these. And the distance that is usual between nearest images.
+
+        What is usual is also asked of the training images, as the judged ones cannot tell where most of them are
+        copies; and the larger median counts, as the training images alone cannot tell where they hold many twins.
+        """
         if self.subject.train_images is None:
             return None
         self.say(f"copies of the judged images among {len(self.subject.train_images):,} training images")
@@ -455,7 +476,20 @@ class Measurements:
         exact = np.array([image.tobytes() in known for image in ours])
         side = min(similarity.SIDE, ours.shape[1])
         mine, others = similarity.unit_vectors(ours, side), similarity.unit_vectors(theirs, side)
-        closest = np.full(len(mine), -1.0, np.float32)
-        for first in range(0, len(others), similarity.ROWS):
-            closest = np.maximum(closest, (mine @ others[first:first + similarity.ROWS].T).max(1))
-        return exact, closest
+        distance = _nearest(mine, others)
+        some = np.random.default_rng(self.seed).permutation(len(others))[:REFERENCES]
+        among = _nearest(others[some], others, itself=some) if len(others) > 1 else distance
+        return exact, distance, float(max(np.median(distance), np.median(among)))
+
+
+def _nearest(vectors: np.ndarray, others: np.ndarray, itself: np.ndarray | None = None) -> np.ndarray:
+    """The distance (1 - correlation) of each vector to the nearest of the others. itself: its own place among them,
+    which does not count."""
+    closest = np.full(len(vectors), -1.0, np.float32)
+    for first in range(0, len(others), similarity.ROWS):
+        alike = vectors @ others[first:first + similarity.ROWS].T
+        if itself is not None:
+            inside = np.flatnonzero((first <= itself) & (itself < first + similarity.ROWS))
+            alike[inside, itself[inside] - first] = -1
+        closest = np.maximum(closest, alike.max(1))
+    return 1 - closest

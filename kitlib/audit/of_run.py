@@ -4,7 +4,7 @@ from __future__ import annotations
 from kitlib.audit.measure import Subject
 from kitlib.audit.target import prepare
 from kitlib.files import sha256
-from kitlib.results import Results, read
+from kitlib.results import Results, of_run
 from kitlib.runs import Run
 
 import numpy as np
@@ -22,7 +22,7 @@ def of_run(run: Run, which: str = "defended", images: int = 1000, eps: float | N
     experiment, dataset, record = run.experiment, run.dataset(), run.read_record(which)
     pixels, labels = dataset.part("test", images, seed=0)
     if claim is None and which == "defended":
-        claim = published_claim(read(run.need("results.json")))
+        claim = published_claim(of_run(run))
     history = record.get("history", {})
     kept = history.get("kept", [])
     subject = Subject(

@@ -23,6 +23,7 @@ def from_file(arguments, effort: Effort) -> tuple[Subject, dict, Path]:
     order = tuple(arguments.class_order.split(",")) if arguments.class_order else ()
     normalisation = _normalisation(arguments)
     if arguments.model_name:
+        _refuse_what_is_known(arguments)
         model, chosen = _from_weights(arguments, path, normalisation, order)
         given = {"output": "logits", "input_range": (0.0, 1.0)}
     else:
@@ -37,6 +38,13 @@ def from_file(arguments, effort: Effort) -> tuple[Subject, dict, Path]:
     about = {"model": path.name, "data": chosen.source, "class_order": chosen.class_order,
              "synthetic": chosen.synthetic, "model_sha256": sha256(path)}
     return subject, about, runs.runs_folder() / "audits" / path.stem
+
+
+def _refuse_what_is_known(arguments) -> None:
+    for option, value in (("--input-range", arguments.input_range), ("--output", arguments.output)):
+        if value is not None:
+            raise KitError(f"{option} does not go with --model-name: the kit's networks take pixels in [0, 1] and "
+                           "return logits (--mean and --std say how theirs were normalised)")
 
 
 def _normalisation(arguments) -> models.Normalisation | None:

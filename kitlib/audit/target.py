@@ -2,11 +2,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from kitlib import models
-from kitlib.attacks.checks import in_float32
+from kitlib.models import in_float32
 from kitlib.settings import KitError
 
 import keras
@@ -17,14 +18,18 @@ from keras import layers
 Output = Literal["logits", "probabilities"]
 ASK_RANGE = ("give --input-range LOW,HIGH, the values that black and white have for the model (such as 0,255 or 0,1), "
              "or --mean and --std of pixels in [0, 1]")
+ASK_OUTPUT = "give --output logits or --output probabilities"
+WRAP = ("a model of code (a subclassed keras.Model), or one that was never built, must be wrapped first: "
+        "inputs = keras.Input((height, width, channels)); model = keras.Model(inputs, model(inputs))")
 PROBES = 16         # images on which outputs are looked at
 SUMS_TO_ONE = 1e-4
 
-# Layers that may stand before the one that scales the pixels: they keep the range of values.
+# Layers that may stand before the one that scales the pixels: they keep the range of values (in inference mode).
 _KEEP_THE_RANGE = tuple(
     getattr(layers, name) for name in (
         "InputLayer", "Identity", "Resizing", "CenterCrop", "RandomCrop", "RandomFlip", "RandomRotation",
-        "RandomTranslation", "RandomZoom", "ZeroPadding2D") if hasattr(layers, name))
+        "RandomTranslation", "RandomZoom", "RandomShear", "RandomContrast", "RandomBrightness", "GaussianNoise",
+        "Dropout", "ZeroPadding2D") if hasattr(layers, name))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Target:
 
     as_given: the model as it came, which may want other values and return probabilities.
     takes, returns: in words, how its input range and its output were found out.
-    probabilities: whether `as_given` returns probabilities.
+    probabilities: whether `as_given` returns probabilities (or softmax's own logarithms).
     """
 
     model: keras.Model
@@ -60,7 +65,7 @@ def prepare(model: keras.Model, images: np.ndarray, input_range: tuple[float, fl
     ready, takes = _taking_pixels(model, images.shape[1:], input_range, normalisation)
     outputs = _outputs(ready, images[:PROBES])
     found, returns = _returning_logits(ready, outputs, output)
-    probabilities = returns.startswith("probabilities")
+    probabilities = not returns.startswith("logits")
     if probabilities:
         _check_still_the_same(_outputs(found, images[:PROBES]), outputs, _outputs(ready, images[:PROBES]))
     return Target(in_float32(found), model, takes, returns, probabilities)
@@ -101,6 +106,8 @@ def load_weights(path: Path, settings: models.ModelSettings, shape, classes: int
 def image_shape(model) -> tuple:
     """Height, width and channels of the images that a model takes; None where it takes any. KitError for others."""
     shape = getattr(model, "input_shape", None)
+    if shape is None:
+        raise KitError(f"which images the model takes cannot be told; {WRAP}")
     if not isinstance(shape, tuple) or len(shape) != 4:
         raise KitError(f"the model must take one batch of images, N x H x W x C, but its input is {shape}")
     return shape[1:]
@@ -145,15 +152,15 @@ def _check_shape(model, shape) -> None:
 
 def _own_range(model) -> tuple[tuple[float, float], str]:
     """The range of values that the model's own scaling layer was made for. KitError where none tells."""
-    layer = first_layer(model)
-    name = type(layer).__name__
+    layer = first_step(model)
+    name = "unknown" if layer is None else type(layer).__name__
     try:
         mean, spread = _scaling_of(layer)
     except (AttributeError, TypeError, ValueError):
-        raise KitError(f"which values the model takes cannot be told: its first layer is {name}; {ASK_RANGE}") from None
+        raise KitError(f"which values the model takes cannot be told: its first step is {name}; {ASK_RANGE}") from None
     for high, unit in ((1.0, 1.0), (255.0, 255.0)):
         if np.all(mean >= -0.05 * unit) and np.all(mean <= 0.95 * unit) and np.all(
-                (0.04 * unit <= spread) & (spread <= 2 * unit)):
+                (0.04 * unit <= spread) & (spread <= 2 * unit)) and _may_be_of(layer, mean, spread, high):
             return (0.0, high), f"by its first layer, {name}"
     raise KitError(f"which values the model takes cannot be told from its first layer, {name} (it takes "
                    f"{np.round(mean, 4).tolist()} to 0, and a change of {np.round(spread, 4).tolist()} to 1); "
@@ -170,12 +177,60 @@ def _scaling_of(layer) -> tuple[np.ndarray, np.ndarray]:
     raise TypeError
 
 
-def first_layer(model):
-    """The first layer that does something to the values, inside nested models too; None for a model of code."""
-    layer = model
-    while getattr(layer, "layers", None):
-        layer = next((each for each in layer.layers if not isinstance(each, _KEEP_THE_RANGE)), None)
-    return None if layer is model else layer
+def _may_be_of(layer, mean, spread, high: float) -> bool:
+    """Whether values from 0 to `high` can have the mean and std of a Normalization layer. Their variance is at most
+    mean * (high - mean): a mean of 0 with a std of 0.5 is not of pixels in [0, 1], but of values in [-1, 1]."""
+    return isinstance(layer, layers.Rescaling) or bool(np.all(spread ** 2 <= 1.02 * mean * (high - mean)))
+
+
+def first_step(model):
+    """The first layer or operation (such as `x * 255`) that does something to the values, inside nested models too;
+    None where the input goes several ways, or into a model of code."""
+    return next((step for step in _from_the_input(model) if not isinstance(step, _KEEP_THE_RANGE)), None)
+
+
+def _from_the_input(model) -> Iterator:
+    """The steps from the input on, nested models opened, as long as they follow one another; then None."""
+    for step in _one_by_one(model):
+        if _is_graph(step):
+            yield from _from_the_input(step)
+        else:
+            yield step
+
+
+def _one_by_one(model) -> Iterator:
+    if isinstance(model, keras.Sequential):
+        yield from model.layers
+        return
+    if not _is_graph(model):
+        yield None
+        return
+    # `model.layers` would leave out operations, so tensors are followed from node to node.
+    tensor = model.inputs[0]
+    while tensor is not model.outputs[0]:
+        nodes = [node for step in model.operations for node in step._inbound_nodes
+                 if any(each is tensor for each in node.input_tensors)]
+        if len(nodes) != 1 or len(nodes[0].outputs) != 1:
+            yield None
+            return
+        yield nodes[0].operation
+        tensor = nodes[0].outputs[0]
+
+
+def _is_graph(step) -> bool:
+    """Whether it is a model that is wired from one input to one output, and not code."""
+    wired = isinstance(step, keras.Sequential) or hasattr(step, "operations")
+    return wired and all(len(getattr(step, ends, None) or ()) == 1 for ends in ("inputs", "outputs"))
+
+
+def _last_step(model):
+    """The layer, operation or nested model that makes the output, and the tensor it gets; None, None where code
+    does, or where the input is the output."""
+    if not _is_graph(model):
+        return None, None
+    history = model.outputs[0]._keras_history
+    fed = history.operation._inbound_nodes[history.node_index].input_tensors
+    return (history.operation, fed[0]) if len(fed) == 1 else (None, None)
 
 
 # --- what it returns
@@ -198,20 +253,20 @@ def _outputs(model, images) -> np.ndarray:
 def _returning_logits(model, outputs, declared: Output | None) -> tuple[keras.Model, str]:
     """A model that returns logits, and in words what the given one returns."""
     stripped, activation = without_probabilities(model)
+    if stripped is not None and activation.startswith("log"):
+        return _two_columns(stripped), f"logarithms of probabilities: its last steps, {activation}, were taken off"
     if stripped is not None:
         return _two_columns(stripped), f"probabilities: its last step, {activation}, was taken off"
-    one_column = outputs.shape[1] == 1
     if looks_like_probabilities(outputs):
         return _log_of(model), "probabilities (rows that sum to one), of which the logarithm is used"
     if declared == "probabilities":
-        raise KitError("the output was said to be probabilities, but the model has no softmax at its end, and its "
-                       f"outputs do not sum to one (first image: {outputs[0].round(3)[:5].tolist()})")
+        return _two_columns(_logit_of(model, outputs)), "probabilities (as given), of which the logit is used"
     certain = declared == "logits" or _ends_in_a_linear_layer(model) or (outputs < 0).any()
     if not certain:
-        raise KitError("whether the model returns logits cannot be told: its outputs are not negative and do not sum "
-                       "to one; give --output logits or --output probabilities")
+        raise KitError("whether the model returns logits cannot be told: its outputs are not negative, and its last "
+                       f"step tells neither; {ASK_OUTPUT}")
     why = "as given" if declared == "logits" else "by its last layer and its outputs"
-    return _two_columns(model) if one_column else model, f"logits ({why})"
+    return _two_columns(model), f"logits ({why})"
 
 
 def looks_like_probabilities(outputs: np.ndarray) -> bool:
@@ -220,47 +275,56 @@ def looks_like_probabilities(outputs: np.ndarray) -> bool:
 
 
 def _ends_in_a_linear_layer(model) -> bool:
+    """Whether a layer with weights and without activation makes the output itself, nothing behind it."""
     last = model
-    while getattr(last, "layers", None):
-        last = last.layers[-1]
-    return getattr(getattr(last, "activation", None), "__name__", "") == "linear"
+    while _is_graph(last):
+        last, _ = _last_step(last)
+    linear = getattr(getattr(last, "activation", None), "__name__", "") == "linear"
+    return linear and not isinstance(last, layers.Activation)
 
 
 def without_probabilities(model) -> tuple[keras.Model | None, str | None]:
-    """The model up to the numbers that its final softmax or sigmoid gets, sharing all other layers with it.
+    """The model up to the numbers that its final softmax or sigmoid gets, sharing all other layers with it; and the
+    name of that step ("log of softmax" where a logarithm follows it, and is taken off too).
 
     Returns (None, None) where the model does not end so, or is no graph of layers.
     """
-    if not getattr(model, "layers", None) or not getattr(model, "outputs", None):
+    last, fed = _last_step(model)
+    if last is None:
         return None, None
-    last = model.layers[-1]
-    if len(model.outputs) != 1 or last.output is not model.outputs[0]:
-        return None, None
-    before, activation = _before_activation(last)
+    if _is_operation(last, "Log"):
+        stripped, activation = without_probabilities(keras.Model(model.inputs[0], fed))
+        return (None, None) if stripped is None else (stripped, f"log of {activation}")
+    before, activation = _before_activation(last, fed)
     return (None, None) if before is None else (keras.Model(model.inputs[0], before), activation)
 
 
-def _before_activation(last):
-    """The tensor before a final softmax or sigmoid layer, or before the activation of a final layer."""
-    if getattr(last, "layers", None):
+def _is_operation(step, *names: str) -> bool:
+    """Whether the step is one of these functions of keras.ops."""
+    return type(step).__module__.startswith("keras.src.ops.") and type(step).__name__ in names
+
+
+def _before_activation(last, fed):
+    """The tensor before a final softmax or sigmoid, or before the activation of a final layer; and the name of that.
+
+    fed: the tensor that `last` gets.
+    """
+    if _is_graph(last):
         stripped, activation = without_probabilities(last)
-        return (None, None) if stripped is None else (stripped(_fed(last)), activation)
-    if isinstance(last, layers.Softmax):
-        return (last.input, "softmax") if last.axis in (-1, 1) else (None, None)
+        return (None, None) if stripped is None else (stripped(fed), activation)
+    if isinstance(last, layers.Softmax) or _is_operation(last, "Softmax"):
+        return (fed, "softmax") if last.axis in (-1, 1) else (None, None)
+    if _is_operation(last, "Sigmoid"):
+        return fed, "sigmoid"
     name = getattr(getattr(last, "activation", None), "__name__", None)
     if name not in ("softmax", "sigmoid"):
         return None, None
     if isinstance(last, layers.Activation):
-        return last.input, name
+        return fed, name
     linear = type(last).from_config(last.get_config() | {"activation": "linear", "name": f"{last.name}_before_{name}"})
-    logits = linear(last.input)
+    logits = linear(fed)
     linear.set_weights(last.get_weights())
     return logits, name
-
-
-def _fed(nested):
-    """The tensor that a nested model is called on inside the outer one (its last call)."""
-    return nested._inbound_nodes[-1].input_tensors[0]
 
 
 def _two_columns(model) -> keras.Model:
@@ -276,6 +340,23 @@ def _log_of(model) -> keras.Model:
     return _continued(model, lambda p: keras.ops.log(keras.ops.maximum(p, smallest)))
 
 
+def _logit_of(model, outputs) -> keras.Model:
+    """log p - log(1 - p) of each column, finite for those that were rounded to 0 and 1, too.
+
+    outputs: of some images. Raises KitError where they are no probabilities.
+    """
+    if not ((outputs >= 0) & (outputs <= 1)).all():
+        raise KitError("the output was said to be probabilities, but the model has no softmax or sigmoid at its end, "
+                       f"and its outputs do not lie in [0, 1] (first image: {outputs[0].round(3)[:5].tolist()})")
+    smallest, largest = float(np.finfo(np.float32).tiny), 1 - float(np.finfo(np.float32).epsneg)
+
+    def logit(p):
+        p = keras.ops.clip(p, smallest, largest)
+        return keras.ops.log(p) - keras.ops.log1p(-p)
+
+    return _continued(model, logit)
+
+
 def _continued(model, function) -> keras.Model:
     inputs = keras.Input(model.input_shape[1:], name="pixels")
     return keras.Model(inputs, function(model(inputs)))
@@ -288,6 +369,7 @@ def _check_still_the_same(logits, outputs, again) -> None:
     """
     if np.abs(outputs - again).max() > SUMS_TO_ONE:
         return
+    outputs = np.exp(outputs) if (outputs < 0).any() else outputs       # logarithms of probabilities
     probabilities = np.asarray(keras.ops.softmax(logits))
     independent = np.asarray(keras.ops.sigmoid(logits))
     outputs = np.concatenate([1 - outputs, outputs], 1) if outputs.shape[1] == 1 else outputs

@@ -46,9 +46,9 @@ def list_pictures(folder: Path) -> tuple[list[Path], int]:
     """
     try:
         entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+        inner = [entry for entry in entries if entry.is_dir()]
     except OSError as error:
         raise KitError(f"folder {printable(folder)} cannot be read ({error.strerror})") from None
-    inner = [entry for entry in entries if entry.is_dir()]
     if inner:
         raise KitError(f"{printable(folder)} holds a folder '{printable(inner[0].name)}': "
                        "a class's images must lie directly in the folder of the class")
@@ -58,7 +58,7 @@ def list_pictures(folder: Path) -> tuple[list[Path], int]:
 
 def _number_order(path: Path) -> list:
     """Sort key by which 'case (2)' comes before 'case (10)'."""
-    return [(0, int(piece), "") if piece.isdigit() else (1, 0, piece)
+    return [(0, int(piece), "") if piece.isdecimal() else (1, 0, piece)
             for piece in re.split(r"([0-9]+)", path.name) if piece]
 
 
@@ -138,7 +138,8 @@ def _refuse_unreadable(paths, decoded):
 
 def _decode(path, size, shorter_side, channels):
     data = _bytes_of(path)
-    picture = _eight_bits(ImageOps.exif_transpose(_open(data)))
+    opened = _open(data)
+    picture = _eight_bits(ImageOps.exif_transpose(opened), opened.format)
     grey = picture.convert("L")
     image = np.asarray(_resize_and_crop(grey if channels == 1 else picture.convert("RGB"), size, shorter_side))
     thumbnail = np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
@@ -183,9 +184,10 @@ def _refuse_odd_shapes(picture):
         raise Unreadable(f"it holds {frames} frames: save each as a file of its own")
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Grey or RGB with 8 bits; transparency laid over black."""
-    if picture.mode.startswith("I;16"):
+def _eight_bits(picture: Image.Image, format: str) -> Image.Image:
+    """Grey or RGB with 8 bits; transparency laid over black. Pillow has room for 32 bits (mode I) where a PNG or PGM
+    file has 16, and scales a PGM's to the whole of these."""
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and format in ("PNG", "PPM")):
         return Image.fromarray(((np.asarray(picture).astype(np.uint32) + 128) // 257).astype(np.uint8))
     if picture.mode in ("I", "F"):
         raise Unreadable(f"its pixels are 32-bit numbers (mode {picture.mode}) of unknown range: save it with 8 bits")

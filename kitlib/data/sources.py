@@ -51,7 +51,10 @@ def load(settings: DataSettings, seed: int, folder: Path | None = None) -> Datas
     if seed < 0:
         raise KitError(f"seed: must be zero or more (got {seed})")
     folder = Path(folder) if folder is not None else data_folder()
-    whole = READERS[settings.name](settings, seed, folder)
+    try:
+        whole = READERS[settings.name](settings, seed, folder)
+    except PermissionError as error:  # looking for a file raises it where a folder may not be entered
+        raise KitError(f"{printable(error.filename)} cannot be read: you lack the permission") from None
     parts = splits.split(whole.labels, settings.split, seed, whole.class_names, whole.split, whole.groups)
     rng = np.random.default_rng([seed, 1])
     for part, limit in settings.limits.model_dump().items():

@@ -1,8 +1,9 @@
 """Plain and adversarial training of Keras models that take pixels and return logits."""
 from kitlib.training.batches import augment
 from kitlib.training.loop import train
-from kitlib.training.precision import choose_precision
+from kitlib.training.precision import choose_precision, precision_of
 from kitlib.training.settings import Augmentation, RobustCheck, TrainingSettings
 from kitlib.training.steps import training_for
 
-__all__ = ["Augmentation", "RobustCheck", "TrainingSettings", "augment", "choose_precision", "train", "training_for"]
+__all__ = ["Augmentation", "RobustCheck", "TrainingSettings", "augment", "choose_precision", "precision_of", "train",
+           "training_for"]

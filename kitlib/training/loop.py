@@ -64,7 +64,7 @@ def train(
         tf.config.experimental.enable_op_determinism()
     folder = Path(folder)
     with alone_in(folder, "training", waits=True):
-        for leftover in folder.glob(".checkpoint-*.npz"):  # of a kill while writing
+        for leftover in (*folder.glob(".checkpoint-*.npz"), *folder.glob(".static*.npy")):  # of a kill while writing
             leftover.unlink()
         path = folder / "checkpoint.npz"
         other = baseline if settings.needs_baseline else None
@@ -136,6 +136,7 @@ class _Job:
 
     def end_epoch(self, training: Training, logs: dict, seconds: float) -> None:
         """Check, record, keep and save the epoch that has just ended."""
+        self._refuse_a_diverged_epoch(training, logs)
         self._to_model(training)
         record = {"epoch": len(self.state.epochs) + 1, **{name: float(value) for name, value in logs.items()}}
         if self.settings.robust_check:
@@ -150,6 +151,19 @@ class _Job:
         self.state.save(self.path)
         self._report(record)
         training.stop_training = _stops(self.state.epochs, self.settings)
+
+    def _refuse_a_diverged_epoch(self, training: Training, logs: dict) -> None:
+        """The last step's loss is that of the weights before it: what the step did shows only in the weights and in
+        `val_loss`. Saved, such an epoch would be where every later call goes on from."""
+        if not all(np.isfinite(value).all() for value in (*logs.values(), *training.network.get_weights())):
+            raise self.diverged("its end")
+
+    def diverged(self, place: str) -> KitError:
+        """The error for a training that has left the finite numbers. place: where in the epoch that runs."""
+        return KitError(
+            f"training diverged: the loss is no longer a number (epoch {len(self.state.epochs) + 1}, {place}). "
+            f"Lower the learning rate; {self.path} keeps the last finished epoch, if any"
+        )
 
     def _to_model(self, training: Training) -> None:
         if training.network is not self.model:
@@ -237,10 +251,7 @@ class _EndOfEpoch(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         if not math.isfinite(float(logs["loss"])):
-            raise KitError(
-                f"training diverged: the loss is no longer a number (epoch {len(self.job.state.epochs) + 1}, "
-                f"step {batch + 1}). Lower the learning rate; {self.job.path} keeps the last finished epoch, if any"
-            )
+            raise self.job.diverged(f"step {batch + 1}")
 
     def on_epoch_end(self, epoch, logs=None):
         self.job.end_epoch(self.model, logs, time.perf_counter() - self.started)

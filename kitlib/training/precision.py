@@ -17,6 +17,12 @@ def choose_precision(wanted: str) -> str:
     return "bfloat16" if fast_bfloat16(cpu_flags(), gpu_capabilities()) else "float32"
 
 
+def precision_of(history: dict[str, list]) -> str:
+    """In what a training of this history was computed: "float32", or "bfloat16, float32" where it went on on another
+    machine. It may differ from what `choose_precision` says here and now."""
+    return ", ".join(dict.fromkeys(history["precision"]))
+
+
 def fast_bfloat16(flags: Iterable[str], capabilities: Iterable[tuple[int, int]]) -> bool:
     """Whether bfloat16 pays: on every GPU from compute capability 8.0 on, else with AMX or AVX512-bf16.
 

@@ -23,6 +23,11 @@ TrainingAttack = Annotated[pydantic.SerializeAsAny[attacks.Attack], pydantic.Bef
 
 ADVERSARIAL = ("fgsm", "mixed", "static", "fgsm_rs", "free", "pgd", "trades")
 _ONE_ATTACK = ("fgsm", "fgsm_rs", "pgd", "trades")
+# Options that only some methods look at.
+_METHODS_OF = {
+    "temperature": ("plain", "distilled"), "clean_share": ("fgsm", "mixed"), "replays": ("free",), "beta": ("trades",),
+    "attack_mode": ("mixed", *_ONE_ATTACK),
+}
 
 
 class Augmentation(Settings):
@@ -57,7 +62,7 @@ class RobustCheck(Settings):
 
 
 class TrainingSettings(Settings):
-    """How a model is trained.
+    """How a model is trained. An option that would change nothing is refused, unless it has its default value.
 
     method: plain, or one of
         fgsm     clean and FGSM images in each batch (paper A; Goodfellow et al. 2015, arXiv:1412.6572)
@@ -73,14 +78,15 @@ class TrainingSettings(Settings):
                  teacher, trained plainly at the same `temperature`, says to the same images
     temperature: of plain and distilled: logits are divided by it in training, and only there.
     eps: size of the perturbation in pixels (L-inf), from which the attack follows where `attacks`
-        does not give it; free has no other.
+        does not give it; free has no other. Beside `attacks` it may only repeat theirs, unless the robust check
+        takes it.
     attacks: the training attack of fgsm, fgsm_rs, pgd and trades (exactly one; trades takes eps, step
         and steps from it), the attacks of mixed and static (one or more).
     clean_share: weight of the clean images in the loss; None means 0.5 for fgsm, equal weights for
         mixed, none for the others. 0 is adversarial only.
     attack_mode: whether attacks see the network as it trains (dropout on, batch norm with the batch's
         own statistics) or as it is judged; None means training for fgsm, fgsm_rs and free, as their
-        authors do, and inference for the others.
+        authors do, and inference for the others; free and static have no choice.
     inference_mode_after: from this many epochs on, train the network in inference mode (batch norm
         uses and keeps its moving statistics): paper B's code does so after its first epoch, because
         it never returns from model.eval().
@@ -123,19 +129,40 @@ class TrainingSettings(Settings):
     def _consistent(self):
         if self.attacks and self.method in ("plain", "free", "distilled"):
             raise ValueError(f"method {self.method} takes no attacks")
-        if self.temperature != 1 and self.method not in ("plain", "distilled"):
-            raise ValueError(f"temperature is for methods plain and distilled, not {self.method}")
         if len(self.attacks) > 1 and self.method in _ONE_ATTACK:
             raise ValueError(f"method {self.method} takes one attack")
         if not self.attacks and self.method in ("mixed", "static"):
             raise ValueError(f"method {self.method} needs attacks")
-        if self.clean_share is not None and self.method not in ("fgsm", "mixed"):
-            raise ValueError(f"clean_share is for methods fgsm and mixed, not {self.method}")
         if self.method == "trades" and self.attacks and self.attacks[0].name != "pgd":
             raise ValueError("method trades takes eps, step and steps from an attack pgd")
         if self.keep == "best_robust" and self.robust_check is None:
             raise ValueError("keep: best_robust needs a robust_check")
         return self
+
+    @pydantic.model_validator(mode="after")
+    def _nothing_is_ignored(self):
+        """What was set cannot be told from what a record or a base wrote out, so default values may stand anywhere."""
+        for name, methods in _METHODS_OF.items():
+            if self._is_set(name) and self.method not in methods:
+                named = f"method{'s' * (len(methods) > 1)} {' and '.join(methods)}"
+                raise ValueError(f"{name} is for {named}, not {self.method}: leave it out")
+        if self._is_set("momentum") and self.optimizer != "sgd":
+            raise ValueError(f"momentum is for optimizer sgd, not {self.optimizer}: leave it out")
+        if self._is_set("eps") and not self._uses_eps():
+            instead = "change that of `attacks`" if self.attacks else "leave it out"
+            raise ValueError(f"eps changes nothing in this training of method {self.method}: {instead}")
+        return self
+
+    def _is_set(self, name: str) -> bool:
+        return getattr(self, name) != type(self).model_fields[name].default
+
+    def _uses_eps(self) -> bool:
+        """Whether an attack follows from `eps`, or has the same."""
+        if self.robust_check and self.robust_check.attack is None:
+            return True
+        if self.attacks:
+            return self.eps in [getattr(attack, "eps", None) for attack in self.attacks]
+        return self.adversarial
 
     @property
     def adversarial(self) -> bool:
