@@ -1,10 +1,10 @@
 """A model of one of the kit's runs as the subject of an audit."""
 from __future__ import annotations
 
+from kitlib import results
 from kitlib.audit.measure import Subject
 from kitlib.audit.target import prepare
 from kitlib.files import sha256
-from kitlib.results import Results, of_run
 from kitlib.runs import Run
 
 import numpy as np
@@ -22,7 +22,7 @@ def of_run(run: Run, which: str = "defended", images: int = 1000, eps: float | N
     experiment, dataset, record = run.experiment, run.dataset(), run.read_record(which)
     pixels, labels = dataset.part("test", images, seed=0)
     if claim is None and which == "defended":
-        claim = published_claim(of_run(run))
+        claim = published_claim(results.of_run(run))
     history = record.get("history", {})
     kept = history.get("kept", [])
     subject = Subject(
@@ -40,9 +40,9 @@ def of_run(run: Run, which: str = "defended", images: int = 1000, eps: float | N
                      "class_order": order, "synthetic": dataset.synthetic}
 
 
-def published_claim(results: Results) -> float | None:
+def published_claim(found: results.Results) -> float | None:
     """What the defended model gets under the attacks as published: the robust accuracy that the paper's protocol
     claims for it. None where the experiment has no such attacks."""
-    found = results.models["defended"]
-    return found.combined.accuracy if found.combined else None
+    combined = found.models["defended"].combined
+    return combined.accuracy if combined else None
 
