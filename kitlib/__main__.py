@@ -14,27 +14,20 @@ EMBEDDED = ("digits_fgsm", "phantom_ct")
 
 
 def reproduce(arguments) -> int:
-    """Check the request, let Snakemake run what is missing, then print the tables; where that failed, only new ones."""
+    """Check the request, let Snakemake run what is missing, then print the tables that are up to date."""
     from kitlib import batch
 
     how = _how(arguments)
     jobs = batch.jobs_for(arguments.experiments or EMBEDDED, arguments.profile, arguments.seed)
-    before = [_written(job.run) for job in jobs]
-    status = batch.run(batch.config_of(jobs), how)
-    for job, then in zip(jobs, before, strict=True):
-        if how.dry:
-            continue
-        if status and _written(job.run) in (None, then):
+    config = batch.config_of(jobs)
+    status = batch.run(config, how)
+    stale = batch.out_of_date(config) if status else ()
+    for job in [] if how.dry else jobs:
+        if job.run.path("results.json") in stale:
             print(f"nothing new in {job.run.folder}, as the batch failed")
         else:
             _print_results(job.run)
     return status
-
-
-def _written(run) -> int | None:
-    """When a run's results were written, in nanoseconds; None where there are none."""
-    path = run.path("results.json")
-    return path.stat().st_mtime_ns if path.exists() else None
 
 
 def sweep(arguments) -> int:
@@ -43,9 +36,10 @@ def sweep(arguments) -> int:
 
     how = _how(arguments)
     asked = sweeps.load(arguments.sweep)
-    status = batch.run(batch.config_of(sweeps.jobs_of(asked)), how)
+    config = batch.config_of(sweeps.jobs_of(asked))
+    status = batch.run(config, how)
     if not how.dry:
-        aggregate(arguments)
+        _aggregate(asked, batch.out_of_date(config) if status else set())
     return status
 
 
@@ -53,8 +47,13 @@ def aggregate(arguments) -> int:
     """Mean, spread and interval over the seeds of the finished runs of a sweep."""
     from kitlib import sweeps
 
-    asked = sweeps.load(arguments.sweep)
-    found = sweeps.aggregate(asked)
+    return _aggregate(sweeps.load(arguments.sweep), set())
+
+
+def _aggregate(asked, stale: set[Path]) -> int:
+    from kitlib import sweeps
+
+    found = sweeps.aggregate(asked, stale)
     sweeps.write(found, asked.folder)
     print(f"\n{sweeps.heading(found)}\n{asked.folder}\n{sweeps.LEGEND}\n")
     print(sweeps.accuracy_table(found).to_string(index=False))

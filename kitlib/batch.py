@@ -1,12 +1,8 @@
 """A batch: the runs that are asked for, handed over to Snakemake, which makes what is missing or out of date."""
 from __future__ import annotations
 
-import contextlib
-import glob
-import hashlib
 import json
 import os
-import stat
 import subprocess
 import sys
 import time
@@ -14,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kitlib import experiment, runs
-from kitlib.data import DataSettings, data_folder
-from kitlib.data.sources import LUNG_FOLDERS
+from kitlib.data import data_folder
+from kitlib.data.state import state_of
 from kitlib.experiment import REPOSITORY
 from kitlib.files import alone_in, write_json
 from kitlib.runs import Run
@@ -90,34 +86,8 @@ def config_of(jobs: list[Job]) -> dict:
         if job.overrides:
             config["overrides"][str(folder.parent)] = json.dumps(job.overrides, ensure_ascii=False)
         if str(folder.parent) not in config["data"]:    # the same for every seed
-            config["data"][str(folder.parent)] = data_state(job.run.experiment.data)
+            config["data"][str(folder.parent)] = state_of(job.run.experiment.data)
     return config
-
-
-def data_state(settings: DataSettings) -> str:
-    """Changes with the path, size and time of the files that a data set is read from; empty where it needs none.
-
-    Archives and downloads do not count: they are checked by their hash, and come only while the batch runs.
-    """
-    folder = data_folder()
-    names = {"cifar10": ["cifar-10-batches-bin"], "iq_othnccd": LUNG_FOLDERS,
-             "image_folder": [os.path.expanduser(settings.path or "")]}.get(settings.name, ())
-    places = [place for name in names if (place := folder / name).is_dir()]
-    if len(places) > 1:     # the data folder itself is one only where nothing in it is
-        places = [place for place in places if place != folder]
-    listing = [(str(place), _listing(place)) for place in places]
-    return hashlib.sha256(repr(listing).encode()).hexdigest()[:16] if listing else ""
-
-
-def _listing(place: Path, levels: int = 4) -> list[tuple[str, int, int]]:
-    """(name, bytes, nanoseconds) of each file below, hidden ones left out. levels: none of the data sets is deeper."""
-    found = []
-    for pattern in ("/".join(["*"] * depth) for depth in range(1, levels + 1)):
-        for name in glob.iglob(pattern, root_dir=place):
-            with contextlib.suppress(OSError):
-                state = os.stat(place / name)
-                found += [(name, state.st_size, state.st_mtime_ns)] if stat.S_ISREG(state.st_mode) else []
-    return sorted(found)
 
 
 def run(config: dict, how: How) -> int:
@@ -133,6 +103,20 @@ def run(config: dict, how: How) -> int:
         # With the lock in its hands Snakemake holds the folder even if it should outlive this process.
         status = subprocess.run(_command(config, folder, how), env=_environment(), pass_fds=[lock.fileno()]).returncode
         return status if status >= 0 else 128 - status
+
+
+def out_of_date(config: dict) -> set[Path]:
+    """Those targets of `config`, as paths, that are missing or would be made again; all where Snakemake cannot tell.
+
+    For use after a batch has failed: what it has not reached may still lie there from an earlier one.
+    """
+    folder = runs.runs_folder()
+    targets = {folder / target for target in config["targets"]}
+    told = subprocess.run([*_snakemake(folder, "all"), "--summary"], env=_environment(), text=True, capture_output=True)
+    if told.returncode:
+        return targets
+    rows = (line.split("\t") for line in told.stdout.splitlines())
+    return targets - {Path(row[0]) for row in rows if row[-1] == "no update"}
 
 
 def _environment() -> dict[str, str]:
@@ -158,12 +142,7 @@ def date_back(folders) -> None:
 def _command(config: dict, folder: Path, how: How) -> list[str]:
     full = any("/full" in target for target in config["targets"])
     trainings = how.trainings or (1 if full else 2)
-    command = [
-        sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"),
-        "--directory", str(folder), "--configfile", str(folder / "batch.json"), "--cores", how.cores,
-        "--nolock",  # a lock file would outlive a kill; `alone_in` does not
-        "--rerun-incomplete", "--keep-going", "--rerun-triggers", *OUT_OF_DATE,
-    ]
+    command = _snakemake(folder, how.cores)
     if how.profile:
         command += ["--profile", str(Path(how.profile).resolve())]
     else:
@@ -173,3 +152,12 @@ def _command(config: dict, folder: Path, how: How) -> list[str]:
     if how.dry:
         return [*command, "--dry-run", "--quiet", "rules"]
     return command if how.profile else [*command, "--quiet", "all"]
+
+
+def _snakemake(folder: Path, cores: str) -> list[str]:
+    return [
+        sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"),
+        "--directory", str(folder), "--configfile", str(folder / "batch.json"), "--cores", cores,
+        "--nolock",  # a lock file would outlive a kill; `alone_in` does not
+        "--rerun-incomplete", "--keep-going", "--rerun-triggers", *OUT_OF_DATE,
+    ]

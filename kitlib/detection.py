@@ -83,10 +83,10 @@ class Detector:
         """What an attacker who knows the detector differentiates: pixels to log-probabilities, N x (classes + 1),
         averaged over the image and its squeezed copies, with straight-through gradients (BPDA) for the squeezers.
 
-        Its cross-entropy towards a target is the mean of -log p_k(target) over the copies k: a last column, which is no
-        class, holds what the means lack to a probability of one. As each p_k lies within
-        2 (1 - p_k(target)) <= -2 log p_k(target) of certainty in L1, that loss times twice the number
-        of copies bounds the detector's score from above: driving it down fools the model and silences the detector.
+        Its cross-entropy towards a target is the mean of -log p_k(target) over the copies k: a last column, which is
+        no class, holds what the means lack to a probability of one. As each p_k lies within 2 (1 - p_k(target)) <=
+        -2 log p_k(target) of certainty in L1, that loss times twice the number of copies bounds the detector's score
+        from above: driving it down fools the model and silences the detector.
         """
         squeezed = [defences.wrap(self.model, squeezer, adaptive=True) for squeezer in self.squeezers]
         stacked = _side_by_side(self.model, squeezed)

@@ -48,8 +48,6 @@ class Normalisation(Settings):
         return layers.Rescaling(scale.tolist(), offset.tolist(), name="normalisation")
 
 
-_TWINS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()     # of mixed-precision models, in float32
-
 IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 # What each set of ImageNet weights in keras.applications was trained on (its preprocess_input).
@@ -229,14 +227,17 @@ def _first_line(error: Exception) -> str:
     return " ".join(lines[:2])[:300] or type(error).__name__
 
 
+_TWINS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()     # of mixed-precision models, in float32
+
+
 def in_float32(model):
     """The model itself where it computes in float32, else a float32 copy with its present weights.
 
     Judging in bfloat16 moves accuracy; a model trained in mixed precision is judged as it would be deployed.
     Raises KitError for a mixed-precision model that Keras cannot rebuild.
     """
-    layers = list(model._flatten_layers()) if hasattr(model, "_flatten_layers") else []
-    if all(layer.compute_dtype in ("float32", None) for layer in layers):
+    parts = model._flatten_layers() if hasattr(model, "_flatten_layers") else []
+    if all(part.compute_dtype in ("float32", None) for part in parts):
         return model
     twin = _TWINS.get(model) or _TWINS.setdefault(model, _clone(model))
     twin.set_weights(model.get_weights())

@@ -418,7 +418,7 @@ def predictions(situations: dict[str, tuple], labels, class_names) -> Figure:
         for row, label in enumerate(labels):
             left, right = grid[row][2 * column:2 * column + 2]
             said = int(probabilities[row].argmax())
-            answer = f"{class_names[said]} {100 * probabilities[row, said]:.0f} %"
+            answer = f"{class_names[said]}, {100 * probabilities[row, said]:.0f} %"
             picture(left, images[row], f"{title}\n{answer}" if row == 0 else answer, _colour(said == label))
             _probability_bars(right, probabilities[row], label, class_names)
     return figure

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -200,14 +201,15 @@ class Aggregate(Settings):
     groups: tuple[Group, ...]
 
 
-def aggregate(sweep: Sweep) -> Aggregate:
+def aggregate(sweep: Sweep, stale: Collection[Path] = ()) -> Aggregate:
     """Mean, spread and interval over seeds, for each experiment and combination of which a run is finished.
 
+    stale: files results.json that are out of date; their runs count as missing.
     Raises KitError where none is finished, or a results.json is damaged or of other settings.
     """
     groups, missing, finished = [], [], 0
     for variation, jobs in _combinations(sweep):
-        by_seed = {job.run.seed: found for job in jobs if (found := _finished(job))}
+        by_seed = {job.run.seed: found for job in jobs if (found := _finished(job, stale))}
         missing += [str(job.run.folder.relative_to(runs.runs_folder())) for job in jobs if job.run.seed not in by_seed]
         finished += len(by_seed)
         if by_seed:
@@ -217,8 +219,9 @@ def aggregate(sweep: Sweep) -> Aggregate:
     return Aggregate(sweep=sweep, finished=finished, missing=tuple(missing), groups=tuple(groups))
 
 
-def _finished(job: Job) -> results.Results | None:
-    return results.of_run(job.run) if job.run.path("results.json").exists() else None
+def _finished(job: Job, stale: Collection[Path]) -> results.Results | None:
+    path = job.run.path("results.json")
+    return results.of_run(job.run) if path.exists() and path not in stale else None
 
 
 def _group(variation: dict[str, str], by_seed: dict[int, results.Results]) -> Group:
@@ -228,6 +231,9 @@ def _group(variation: dict[str, str], by_seed: dict[int, results.Results]) -> Gr
         raise KitError(f"the runs of experiment '{first.experiment['name']}' answer different figures of the paper: "
                        "run the sweep again")
 
+    rows = results.rows_of(first)
+    worst_case = {key: label for label, key in rows.items()}["worst case"]
+
     def spread(measure) -> Spread:
         return Spread.of({seed: measure(found) for seed, found in by_seed.items()})
 
@@ -235,7 +241,7 @@ def _group(variation: dict[str, str], by_seed: dict[int, results.Results]) -> Gr
         experiment=first.experiment["name"], variation=variation, synthetic=first.synthetic,
         models={
             model: {label: spread(lambda found, m=model, k=key: measured_for(found.models[m], k).accuracy)
-                    for label, key in results.rows_of(first).items()}
+                    for label, key in rows.items()}
             for model in first.models},
         paper=tuple(
             PaperSpread(
@@ -246,7 +252,7 @@ def _group(variation: dict[str, str], by_seed: dict[int, results.Results]) -> Gr
             for entry in first.paper),
         seconds={what: float(np.mean([found.seconds[what] for found in by_seed.values()])) for what in first.seconds},
         headline=("clean", *list(first.experiment["attacks"]["as_published"])[:1],
-                  first.experiment["evaluation"]["headline"], list(results.rows_of(first))[-1]),
+                  first.experiment["evaluation"]["headline"], worst_case),
     )
 
 

@@ -1,4 +1,5 @@
 """The batch machinery over toy notebooks: only what is out of date runs, failures and kills lose nothing."""
+import json
 import os
 import random
 import re
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 
 from kitlib import batch, headless
 from kitlib.data import DataSettings
+from kitlib.data.state import state_of
 from kitlib.experiment import REPOSITORY
 
 import nbformat
@@ -74,17 +76,33 @@ def test_other_packages_or_other_data_make_all_out_of_date(done):
     assert done.planned(RESULT, data={"other/demo": "another state"}) == []
 
 
+def test_what_a_failed_batch_has_left_out_of_date_is_known(done, monkeypatch):
+    monkeypatch.setattr(batch, "REPOSITORY", done.home)
+    monkeypatch.setenv("KITLIB_RUNS", str(done.runs))
+    library = done.home / "kitlib" / "library.py"
+    before = library.read_text()
+    missing = "toy/demo/seed1/records/attacks.json"
+    config = {"targets": [RESULT, missing]}
+    (done.runs / "batch.json").write_text(json.dumps(config))
+    assert batch.out_of_date(config) == {done.runs / missing}
+    library.write_text("VERSION = 3\n")
+    assert batch.out_of_date(config) == {done.runs / RESULT, done.runs / missing}
+    (done.runs / "batch.json").write_text("{no config")
+    assert batch.out_of_date(config) == {done.runs / RESULT, done.runs / missing}
+    library.write_text(before)
+
+
 def test_the_state_of_the_data_changes_with_their_files_and_with_nothing_else(tmp_path, monkeypatch):
     monkeypatch.setenv("KITLIB_DATA", str(tmp_path / "data"))
     settings = DataSettings.read({"name": "image_folder", "path": "mine"}, "here")
     picture = tmp_path / "data/mine/train/cat/1.png"
     picture.parent.mkdir(parents=True)
     picture.write_text("a cat")
-    seen = [batch.data_state(settings)]
+    seen = [state_of(settings)]
     (tmp_path / "data/.cache").mkdir()
     (tmp_path / "data/.cache/decoded.npz").touch()
     (tmp_path / "data/cifar-10-batches-bin").mkdir()
-    assert batch.data_state(settings) == seen[0]
+    assert state_of(settings) == seen[0]
     for change in (
         lambda: age(picture, -1000),                                            # exchanged by one of the same size
         lambda: picture.with_name("2.png").touch(),
@@ -93,9 +111,9 @@ def test_the_state_of_the_data_changes_with_their_files_and_with_nothing_else(tm
             "KITLIB_DATA", str(tmp_path / "other")),
     ):
         change()
-        seen.append(batch.data_state(settings))
+        seen.append(state_of(settings))
     assert len(set(seen)) == 5
-    assert batch.data_state(DataSettings.read({"name": "digits"}, "here")) == ""
+    assert state_of(DataSettings.read({"name": "digits"}, "here")) == ""
 
 
 def test_a_batch_is_told_the_state_of_its_data(tmp_path, monkeypatch):
@@ -155,9 +173,9 @@ def test_make_works_or_says_why_it_cannot(tmp_path):
         folder.mkdir()
         for name in ("Makefile", "requirements.lock", "pyproject.toml"):
             shutil.copy(REPOSITORY / name, folder)
-        clean = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "CONDA_PREFIX")}
-        return subprocess.run(["make", "-n", "install"], cwd=folder, env=clean | environment, text=True,
-                              capture_output=True)
+        # Nothing else from outside: a make that runs these tests hands its own settings down.
+        return subprocess.run(["make", "-n", "install"], cwd=folder, env={"PATH": os.environ["PATH"]} | environment,
+                              text=True, capture_output=True)
 
     assert ".venv/bin/python -m pip install" in make(tmp_path / "sp ace").stdout
     assert make(tmp_path / "my kit", VIRTUAL_ENV=str(tmp_path / "my kit/.venv")).returncode == 0

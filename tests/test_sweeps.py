@@ -238,8 +238,14 @@ def command(monkeypatch):
         monkeypatch.setattr(sys, "argv", ["kitlib", *words])
         return command_line.main()
 
-    killed = subprocess.CompletedProcess([], -9)
-    monkeypatch.setattr(batch.subprocess, "run", lambda *_, **__: killed)
+    def killed(command, **_):
+        if "--summary" not in command:
+            return subprocess.CompletedProcess(command, -9)
+        there = runs.runs_folder().rglob("results.json")
+        told = "".join(f"{path}\tyesterday\tevaluation\t-\tok\tno update\n" for path in there)
+        return subprocess.CompletedProcess(command, 0, stdout=told)
+
+    monkeypatch.setattr(batch.subprocess, "run", killed)
     return run
 
 
@@ -248,6 +254,17 @@ def test_a_sweep_whose_batch_was_killed_has_failed(written, command, capsys):
     finish(sweeps.jobs_of(sweeps.load(path))[0], 80)
     assert command("sweep", path) == 137
     assert "1 of 2 runs" in capsys.readouterr().out
+
+
+def test_a_failed_sweep_leaves_out_what_is_out_of_date(written, command, capsys, monkeypatch):
+    path = written("{experiment: digits_fgsm, profile: smoke, seeds: 0-1}")
+    jobs = sweeps.jobs_of(sweeps.load(path))
+    for job in jobs:
+        finish(job, 80)
+    monkeypatch.setattr(batch, "out_of_date", lambda _: {jobs[1].run.path("results.json")})
+    assert command("sweep", path) == 137
+    said = capsys.readouterr().out
+    assert "1 of 2 runs" in said and "missing: digits_fgsm/smoke/seed1" in said
 
 
 def test_results_of_other_settings_are_not_shown(command, capsys):
@@ -264,16 +281,13 @@ def test_results_of_other_settings_are_not_shown(command, capsys):
     assert not job.run.path("report.html").exists()
 
 
-def test_a_failed_batch_shows_new_results_only(command, capsys, monkeypatch):
+def test_a_failed_batch_shows_only_results_that_are_up_to_date(command, capsys, monkeypatch):
     old, new = batch.jobs_for(["digits_fgsm", "phantom_ct"], "smoke", 0)
     finish(old, 80)
 
-    def fail(*_):
-        finish(new, 70)
-        return 1
-
-    monkeypatch.setattr(batch, "run", fail)
-    assert command("reproduce", "digits_fgsm", "phantom_ct", "--profile", "smoke") == 1
+    finish(new, 70)
+    monkeypatch.setattr(batch, "out_of_date", lambda _: {old.run.path("results.json")})
+    assert command("reproduce", "digits_fgsm", "phantom_ct", "--profile", "smoke") == 137
     said = capsys.readouterr().out
     assert f"nothing new in {old.run.folder}, as the batch failed" in said
     assert "70.0 [" in said and "80.0 [" not in said

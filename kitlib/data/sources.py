@@ -22,6 +22,7 @@ import numpy as np
 HOW_TO = "set KITLIB_DATA to the folder that holds it; data/README.md says how to get it"
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10_FOLDER = "cifar-10-batches-bin"
 CIFAR10_FILES = [f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"]
 CIFAR10_RECORDS = 10_000
 CIFAR10_RECORD = 1 + 32 * 32 * 3
@@ -110,7 +111,7 @@ def _in_order_of_digest(records):
 
 def _cifar10_records(settings, folder):
     """60,000 x 3,073 bytes (label, pixels channel-first), train before test, and where they were found."""
-    looked = [folder / "cifar-10-batches-bin", folder / "cifar-10-batches-bin" / "cifar-10-batches-bin"]
+    looked = [folder / CIFAR10_FOLDER, folder / CIFAR10_FOLDER / CIFAR10_FOLDER]
     for place in reversed(looked):
         if (place / "data_batch_1.bin").exists() or (place == looked[0] and place.is_dir()):
             return np.concatenate([_cifar10_binary(place / f"{name}.bin") for name in CIFAR10_FILES]), place
@@ -247,8 +248,13 @@ def _download_lung() -> Path:
         raise KitError(f"the IQ-OTH/NCCD data could not be downloaded ({error}); {HOW_TO}") from None
 
 
+def images_home(settings: DataSettings, folder: Path) -> Path:
+    """The folder of `image_folder`: its path, taken from the data folder where it is not absolute."""
+    return folder / os.path.expanduser(settings.path)
+
+
 def _image_folder(settings, seed, folder):
-    home = folder / os.path.expanduser(settings.path)
+    home = images_home(settings, folder)
     if not home.is_dir():
         raise KitError(f"image_folder: there is no folder {printable(home)}; it must hold <class>/<image>")
     inner = _folders(home)

@@ -1,0 +1,41 @@
+"""Whether the files of a data set are still those that a run was made from, without reading them."""
+from __future__ import annotations
+
+import contextlib
+import glob
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+from kitlib.data.settings import DataSettings, data_folder
+from kitlib.data.sources import CIFAR10_FOLDER, LUNG_FOLDERS, images_home
+
+DEEPEST = 4     # levels of folders; no data set has more
+
+
+def state_of(settings: DataSettings) -> str:
+    """Changes with the path, size and time of the files that a data set is read from; empty where it needs none.
+
+    Archives and downloads do not count: they are checked by their hash, and come only while the batch runs.
+    """
+    folder = data_folder()
+    candidates = {"cifar10": lambda: [folder / CIFAR10_FOLDER],
+                  "iq_othnccd": lambda: [folder / name for name in LUNG_FOLDERS],
+                  "image_folder": lambda: [images_home(settings, folder)]}.get(settings.name, list)()
+    places = [place for place in candidates if place.is_dir()]
+    if len(places) > 1:     # the data folder itself is one only where nothing in it is
+        places = [place for place in places if place != folder]
+    listing = [(str(place), _listing(place)) for place in places]
+    return hashlib.sha256(repr(listing).encode()).hexdigest()[:16] if listing else ""
+
+
+def _listing(place: Path) -> list[tuple[str, int, int]]:
+    """(name, bytes, nanoseconds) of each file below, hidden ones left out."""
+    found = []
+    for pattern in ("/".join(["*"] * depth) for depth in range(1, DEEPEST + 1)):
+        for name in glob.iglob(pattern, root_dir=place):
+            with contextlib.suppress(OSError):
+                state = os.stat(place / name)
+                found += [(name, state.st_size, state.st_mtime_ns)] if stat.S_ISREG(state.st_mode) else []
+    return sorted(found)
