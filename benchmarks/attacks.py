@@ -333,9 +333,11 @@ def bfloat16(chosen: dict) -> dict:
     for name, net in nets.items():
         compiled = tf.function(lambda x, y, net=net: attack.perturb(net, x, y))
         inputs[f"PGD-5 made in {name}"] = in_batches(compiled, images, labels, 64)
+    forward = {name: tf.function(lambda x, y, net=net: net(x, training=False)) for name, net in nets.items()}
     rows = []
     for name, shown in inputs.items():
-        outputs = [models.predict_logits(net, shown).argmax(1) for net in nets.values()]
+        # not by predict_logits, which judges every model in float32
+        outputs = [in_batches(judge, shown, labels, 64).argmax(1) for judge in forward.values()]
         rows.append([name, *(100 * float(np.mean(out == labels)) for out in outputs),
                      int(np.sum((outputs[0] == labels) != (outputs[1] == labels)))])
     columns = ["images", "judged in float32, %", "judged in bfloat16, %", "images judged differently"]

@@ -52,7 +52,8 @@ def trained(run: Run, dataset: Dataset, name: str, progress: bool = True) -> tup
         return other, seconds
     model = models.build(contender.model, dataset.images.shape[1:], len(dataset.class_names), seed=run.seed)
     history = training.train(
-        model, dataset, contender.training, run.checkpoints(name), seed=run.seed, baseline=other, progress=progress)
+        model, dataset, contender.training, run.checkpoints(name, dataset), seed=run.seed, baseline=other,
+        progress=progress)
     seconds += sum(history["seconds"])
     run.save_model(f"contenders/{name}", model)
     run.write_record(f"contenders/{name}", {

@@ -107,16 +107,16 @@ class Run:
         self.read_record(name)
         return models.load(self.need(f"models/{name}.keras"))
 
-    def checkpoints(self, name: str) -> Path:
-        """Where a training keeps its checkpoints, for all runs that have it. name: "baseline", "defended" or a
-        contender that is trained.
+    def checkpoints(self, name: str, dataset: Dataset) -> Path:
+        """Where a training on a data set keeps its checkpoints, for all runs that have it. name: "baseline",
+        "defended" or a contender that is trained.
 
         Named after what decides the outcome: data, network, training settings, seed, the code that trains.
         So a training goes on after a stop, starts anew after a change, and is made once even where several
         experiments have it: paper A's first three share their baseline.
         """
         settings = self.made_of(name)
-        content = json.dumps([settings, self.seed], sort_keys=True) + training_code()
+        content = json.dumps([settings, self.seed, dataset.digest], sort_keys=True) + training_code()
         digest = hashlib.sha256(content.encode()).hexdigest()
         return runs_folder() / "checkpoints" / f"{settings['training']['method']}-{digest[:16]}"
 

@@ -1,5 +1,6 @@
 """Contenders: resolved, trained once, judged once, by attacks that know them."""
 import dataclasses
+from types import SimpleNamespace
 
 from kitlib import attacks, comparison, data, experiment, models, results, runs, training
 from kitlib.settings import KitError
@@ -36,7 +37,8 @@ def run(tmp_path_factory):
         run.write_record("data", {"report": {}})
         settings = run.experiment
         model = models.build(settings.model, dataset.images.shape[1:], len(dataset.class_names), seed=0)
-        history = training.train(model, dataset, settings.baseline, run.checkpoints("baseline"), progress=False)
+        folder = run.checkpoints("baseline", dataset)
+        history = training.train(model, dataset, settings.baseline, folder, progress=False)
         run.save_model("baseline", model)
         run.write_record("baseline", {"seconds": sum(history["seconds"])})
         yield run
@@ -119,7 +121,7 @@ def test_a_mistake_in_the_baseline_is_told_once():
 
 def test_checkpoints_are_named_after_what_decides_the_training():
     def folder(name, seed=0, **overrides):
-        return runs.open_run("digits_fgsm", "demo", seed, overrides).checkpoints(name)
+        return runs.open_run("digits_fgsm", "demo", seed, overrides).checkpoints(name, SimpleNamespace(digest=""))
 
     names = ("baseline", "defended", "fgsm_rs", "teacher", "distilled", "small_resnet")
     assert len({folder(name) for name in names}) == len(names)

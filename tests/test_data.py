@@ -1,4 +1,5 @@
 """Data sets, splits, and what images share."""
+import dataclasses
 import io
 import os
 import pickle
@@ -360,6 +361,8 @@ def test_a_saved_data_set_comes_back_equal(phantoms, tmp_path):
         np.testing.assert_array_equal(getattr(back, name), getattr(phantoms, name))
         assert getattr(back, name).dtype == getattr(phantoms, name).dtype
     assert back.report() == phantoms.report() and back.files is None
+    fewer = {**phantoms.split, "train": phantoms.split["train"][1:]}
+    assert back.digest == phantoms.digest != dataclasses.replace(phantoms, split=fewer).digest
     assert (back.name, back.class_names, back.synthetic) == ("phantom_ct", phantoms.class_names, True)
 
 

@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 from kitlib import experiment, runs
 from kitlib.settings import KitError
@@ -55,12 +56,13 @@ def test_prose_does_not_change_the_fingerprint_but_settings_do():
 
 
 def test_a_changed_training_gets_its_own_checkpoints_and_a_changed_attack_does_not():
-    def folder(name, overrides=None, seed=0):
-        return runs.open_run("digits_fgsm", "smoke", seed, overrides).checkpoints(name)
+    def folder(name, overrides=None, seed=0, digest="of some data"):
+        return runs.open_run("digits_fgsm", "smoke", seed, overrides).checkpoints(name, SimpleNamespace(digest=digest))
 
     assert folder("baseline", {"evaluation": {"keep": 3}, "defended": {"epochs": 9}}) == folder("baseline")
     assert folder("baseline", {"baseline": {"epochs": 9}}) != folder("baseline")
     assert folder("baseline", seed=1) != folder("baseline")
+    assert folder("baseline", digest="of other data") != folder("baseline")
     assert folder("defended", {"baseline": {"epochs": 9}}) == folder("defended")
     assert folder("defended", {"model": {"options": {"dropout": 0.1}}}) != folder("defended")
 
@@ -69,7 +71,7 @@ def test_static_training_depends_on_the_baseline_too():
     def folder(epochs):
         static = {"method": "static", "attacks": [{"name": "fgsm", "eps": 0.1}], "clean_share": None}
         overrides = {"baseline": {"epochs": epochs}, "defended": static}
-        return runs.open_run("digits_fgsm", "smoke", 0, overrides).checkpoints("defended")
+        return runs.open_run("digits_fgsm", "smoke", 0, overrides).checkpoints("defended", SimpleNamespace(digest=""))
 
     assert folder(1) != folder(9)
 
@@ -92,7 +94,8 @@ def test_a_file_of_one_s_own_does_not_get_the_folder_of_the_kit_s_experiment(tmp
 
 
 def test_experiments_with_the_same_training_share_it():
-    first, second = (runs.open_run(f"cifar10_exp{number}", "full").checkpoints("baseline") for number in (1, 2))
+    data = SimpleNamespace(digest="")
+    first, second = (runs.open_run(f"cifar10_exp{number}", "full").checkpoints("baseline", data) for number in (1, 2))
     assert first == second
 
 

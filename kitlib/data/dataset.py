@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections import Counter
@@ -55,6 +56,11 @@ class Dataset:
         if limit is not None and limit < len(indices):
             indices = stratified(self.labels, indices, limit, np.random.default_rng(seed))
         return self.images[indices].astype(np.float32) / np.float32(255), self.labels[indices]
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """sha256 over images, labels and split: other data give another one."""
+        return files.digest_of([self.images, self.labels, *(self.split[part] for part in sorted(self.split))])
 
     def _indices(self, part: str) -> np.ndarray:
         return choose(part, self.split, "part of the data")

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kitlib.files import read_arrays, write_arrays
+from kitlib.files import digest_of, read_arrays, write_arrays
 from kitlib.settings import KitError
 
 import keras
@@ -84,13 +84,12 @@ def _differences(old: dict, new: dict) -> list[str]:
 
 def fingerprint_of(settings, seed: int, dataset, network, baseline) -> dict:
     """What a training is made of, without its first weights. `baseline`: where it matters, else None."""
-    split = [dataset.split[part] for part in sorted(dataset.split)]
     return {
         "settings": settings.model_dump(mode="json"),
         "seed": seed,
-        "data": _digest([dataset.images, dataset.labels, *split]),
+        "data": dataset.digest,
         "network": hashlib.sha256(json.dumps(_structure(network), default=str).encode()).hexdigest(),
-        "baseline": _digest(baseline.get_weights()) if baseline is not None else None,
+        "baseline": digest_of(baseline.get_weights()) if baseline is not None else None,
     }
 
 
@@ -100,11 +99,3 @@ def _structure(network: keras.Model) -> list:
     configs = [{**layer.get_config(), "name": None} for layer in leaves]
     shapes = [list(weight.shape) for weight in network.weights]
     return [[type(layer).__name__ for layer in leaves], configs, shapes]
-
-
-def _digest(arrays) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
