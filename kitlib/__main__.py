@@ -22,7 +22,7 @@ def reproduce(arguments) -> int:
     config = batch.config_of(jobs)
     status = batch.run(config, how)
     stale = batch.out_of_date(config) if status else ()
-    for job in [] if how.dry else jobs:
+    for job in [] if how.dry or how.touch else jobs:
         if job.run.path("results.json") in stale:
             print(f"nothing new in {job.run.folder}, as the batch failed")
         else:
