@@ -6,12 +6,12 @@ import hashlib
 import json
 import time
 
-from kitlib import attacks, defences, models, training
+from kitlib import attacks, defences, digests, models, training
 from kitlib.attacks import Attack
 from kitlib.data import Dataset
 from kitlib.evaluation import Accuracy, Evaluation, evaluate
 from kitlib.files import read_json, sha256, write_json
-from kitlib.runs import Run, code_digest
+from kitlib.runs import Run
 from kitlib.settings import KitError, choose
 
 import keras
@@ -52,8 +52,7 @@ def trained(run: Run, dataset: Dataset, name: str, progress: bool = True) -> tup
         return other, seconds
     model = models.build(contender.model, dataset.images.shape[1:], len(dataset.class_names), seed=run.seed)
     history = training.train(
-        model, dataset, contender.training, run.checkpoints(name, dataset), seed=run.seed, baseline=other,
-        progress=progress)
+        model, dataset, contender.training, run.checkpoints, seed=run.seed, baseline=other, progress=progress)
     seconds += sum(history["seconds"])
     run.save_model(f"contenders/{name}", model)
     run.write_record(f"contenders/{name}", {
@@ -161,7 +160,7 @@ def _key(run: Run, name: str) -> str:
     files = [sha256(run.need(f"models/{each}.keras")) for each in sorted({"baseline", _root(run, name)})]
     decides = [run.made_of(behind), files, contender.model_dump(mode="json", include={"preprocessing"}),
                run.experiment.comparison.model_dump(mode="json"), run.experiment.evaluation.batch_size, run.seed,
-               code_digest("models", "data", "attacks", "training", "defences", "evaluation", "comparison")]
+               digests.of_code("models", "data", "attacks", "training", "defences", "evaluation", "comparison")]
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
 

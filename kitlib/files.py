@@ -182,15 +182,6 @@ def _read_whole(stored: zipfile.ZipFile, name: str) -> np.ndarray:
     return array
 
 
-def digest_of(arrays) -> str:
-    """sha256 over the types, shapes and contents of NumPy arrays, in their order."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
-
-
 def sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -107,18 +107,13 @@ class Run:
         self.read_record(name)
         return models.load(self.need(f"models/{name}.keras"))
 
-    def checkpoints(self, name: str, dataset: Dataset) -> Path:
-        """Where a training on a data set keeps its checkpoints, for all runs that have it. name: "baseline",
-        "defended" or a contender that is trained.
+    @property
+    def checkpoints(self) -> Path:
+        """Where `kitlib.training.train` keeps its checkpoints, for all runs.
 
-        Named after what decides the outcome: data, network, training settings, seed, the code that trains.
-        So a training goes on after a stop, starts anew after a change, and is made once even where several
-        experiments have it: paper A's first three share their baseline.
+        So a training is made once even where several experiments have it: paper A's first three share their baseline.
         """
-        settings = self.made_of(name)
-        content = json.dumps([settings, self.seed, dataset.digest], sort_keys=True) + training_code()
-        digest = hashlib.sha256(content.encode()).hexdigest()
-        return runs_folder() / "checkpoints" / f"{settings['training']['method']}-{digest[:16]}"
+        return runs_folder() / "checkpoints"
 
     def made_of(self, name: str) -> dict:
         """What decides the outcome of a training but for the seed and the code. name: as for `checkpoints`.
@@ -185,30 +180,6 @@ def _injected(history: list[str]) -> set[str]:
     cells = [ast.parse(cell) for cell in history if cell.startswith("# Parameters")]
     assignments = [line for cell in cells for line in cell.body if isinstance(line, ast.Assign)]
     return {target.id for line in assignments for target in line.targets}
-
-
-@functools.cache
-def training_code() -> str:
-    """Digest of the code that decides what a training yields."""
-    return code_digest("models", "data", "attacks", "training")
-
-
-@functools.cache
-def code_digest(*parts: str) -> str:
-    """Digest of modules and packages of kitlib; comments, docstrings and layout do not count."""
-    package = Path(__file__).parent
-    files = [file for part in parts for file in (sorted((package / part).glob("*.py")) or [package / f"{part}.py"])]
-    code = [_without_docstrings(file.read_text(encoding="utf-8")) for file in files]
-    return hashlib.sha256("\n".join(code).encode()).hexdigest()
-
-
-def _without_docstrings(code: str) -> str:
-    tree = ast.parse(code)
-    for node in ast.walk(tree):
-        documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
-        if documented and ast.get_docstring(node, clean=False) is not None:
-            del node.body[0]
-    return ast.dump(tree)
 
 
 def slug(name: str) -> str:

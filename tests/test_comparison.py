@@ -1,6 +1,5 @@
 """Contenders: resolved, trained once, judged once, by attacks that know them."""
 import dataclasses
-from types import SimpleNamespace
 
 from kitlib import attacks, comparison, data, experiment, models, results, runs, training
 from kitlib.settings import KitError
@@ -37,8 +36,7 @@ def run(tmp_path_factory):
         run.write_record("data", {"report": {}})
         settings = run.experiment
         model = models.build(settings.model, dataset.images.shape[1:], len(dataset.class_names), seed=0)
-        folder = run.checkpoints("baseline", dataset)
-        history = training.train(model, dataset, settings.baseline, folder, progress=False)
+        history = training.train(model, dataset, settings.baseline, run.checkpoints, progress=False)
         run.save_model("baseline", model)
         run.write_record("baseline", {"seconds": sum(history["seconds"])})
         yield run
@@ -119,21 +117,12 @@ def test_a_mistake_in_the_baseline_is_told_once():
     assert "'baseline.epochs'" in str(caught.value) and "contenders" not in str(caught.value)
 
 
-def test_checkpoints_are_named_after_what_decides_the_training():
-    def folder(name, seed=0, **overrides):
-        return runs.open_run("digits_fgsm", "demo", seed, overrides).checkpoints(name, SimpleNamespace(digest=""))
-
-    names = ("baseline", "defended", "fgsm_rs", "teacher", "distilled", "small_resnet")
-    assert len({folder(name) for name in names}) == len(names)
-    assert folder("fgsm_rs", seed=1) != folder("fgsm_rs")
-    other_teacher = {"teacher": {"training": {"epochs": 3}}}
-    assert folder("distilled", contenders=other_teacher) != folder("distilled")
-    assert folder("fgsm_rs", contenders=other_teacher) == folder("fgsm_rs")
-    twin = {"twin": {"training": {"method": "plain"}, **WHY}}
-    assert folder("twin", contenders=twin) == folder("baseline")
+def test_only_what_is_trained_is_made_of_something():
+    run = runs.open_run("digits_fgsm", "demo", 0)
+    assert run.made_of("distilled")["baseline"] == run.made_of("teacher")
     for name in ("plain", "bit_depth", "fgsm_r"):
         with pytest.raises(KitError, match=f"there is no trained contender '{name}'"):
-            folder(name)
+            run.made_of(name)
 
 
 def test_contenders_do_not_touch_the_records_of_the_pipeline():

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from training_toys import FGSM, PGD, SHAPE, network, settings, toy_data
+from training_toys import FGSM, PGD, SHAPE, checkpoint_in, network, settings, toy_data
 
 
 def compiled(chosen: TrainingSettings, net: keras.Model, **named):
@@ -202,7 +202,7 @@ def test_static_makes_its_images_once_on_the_baseline(tmp_path, monkeypatch):
     baseline, chosen = network(seed=5), settings(method="static", attacks=[FGSM])
     train(network(), toy_data(), chosen, tmp_path, baseline=baseline, progress=False)
     assert calls == [baseline]
-    assert [path.name for path in tmp_path.iterdir() if path.suffix in (".npz", ".npy")] == ["checkpoint.npz"]
+    assert [path.name for path in tmp_path.rglob("*.np[yz]")] == ["checkpoint.npz"]
 
 
 def test_static_needs_a_baseline(tmp_path):
@@ -510,7 +510,7 @@ def test_divergence_in_the_only_step_of_an_epoch_is_seen_at_its_end(data, tmp_pa
     net = network()
     with pytest.raises(KitError, match=r"diverged.*epoch 1, its end"):
         train(net, data(), settings(), tmp_path, progress=False, callbacks=[poison])
-    assert not (tmp_path / "checkpoint.npz").exists()
+    assert not checkpoint_in(tmp_path).exists()
 
 
 def test_a_learning_rate_beyond_all_numbers_is_refused(tmp_path):
@@ -520,7 +520,7 @@ def test_a_learning_rate_beyond_all_numbers_is_refused(tmp_path):
 
 def test_divergence_in_the_last_step_of_an_epoch_keeps_the_epoch_before(tmp_path):
     def poison(batch, logs):
-        if batch == 5 and (tmp_path / "checkpoint.npz").exists():
+        if batch == 5 and checkpoint_in(tmp_path).exists():
             net.layers[-1].bias.assign([math.nan] * 3)
 
     net, chosen = network(), settings(epochs=3)
@@ -544,5 +544,5 @@ def test_a_full_disk_is_said_clearly_and_the_last_checkpoint_stays(tmp_path, mon
     monkeypatch.setattr(np, "savez", full)
     with pytest.raises(KitError, match="No space left on device.*free space"):
         train(network(), toy_data(), settings(epochs=3), tmp_path, progress=False)
-    assert [path.name for path in tmp_path.glob("*.npz")] == ["checkpoint.npz"]
+    assert [path.name for path in tmp_path.rglob("*.npz")] == ["checkpoint.npz"]
     assert len(train(network(), toy_data(), settings(epochs=3), tmp_path, progress=False)["loss"]) == 3

@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from kitlib import digests
 from kitlib.files import alone_in
 from kitlib.settings import KitError
 from kitlib.training import loop, train
@@ -18,7 +19,7 @@ from kitlib.training.checkpoint import State
 import keras
 import numpy as np
 import pytest
-from training_toys import FGSM, network, settings, toy_data
+from training_toys import FGSM, checkpoint_in, network, settings, toy_data
 
 TESTS = Path(__file__).resolve().parent
 
@@ -92,20 +93,49 @@ def test_a_finished_training_is_not_repeated(tmp_path, monkeypatch):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("values, named, message", [
-    ({"epochs": 3}, {}, "epochs: 2 then, 3 now"),
-    ({"learning_rate": 0.02}, {}, "learning_rate: 0.01 then, 0.02 now"),
-    ({}, {"seed": 1}, "seed: 0 then, 1 now"),
-    ({}, {"dataset": toy_data(seed=5)}, "other data"),
-    ({}, {"model": network(dropout=0.5)}, "other network"),
-], ids=["epochs", "rate", "seed", "data", "network"])
-def test_a_checkpoint_of_another_training_is_neither_mixed_in_nor_lost(values, named, message, tmp_path):
-    train(network(), toy_data(), settings(), tmp_path, progress=False)
-    before = (tmp_path / "checkpoint.npz").read_bytes()
+@pytest.mark.parametrize("values, named", [
+    ({"epochs": 3}, {}), ({"learning_rate": 0.02}, {}), ({"method": "fgsm", "attacks": [FGSM]}, {}), ({}, {"seed": 1}),
+    ({}, {"dataset": toy_data(seed=5)}), ({}, {"model": network(dropout=0.5)}),
+], ids=["epochs", "rate", "method", "seed", "data", "network"])
+def test_a_changed_training_is_made_beside_what_was_there(values, named, tmp_path):
+    history = train(network(), toy_data(), settings(), tmp_path, progress=False)
+    first = checkpoint_in(tmp_path)
+    before = first.read_bytes()
     arguments = {"model": network(), "dataset": toy_data(), "seed": 0} | named
-    with pytest.raises(KitError, match=message):
-        train(settings=settings(**values), folder=tmp_path, progress=False, **arguments)
-    assert (tmp_path / "checkpoint.npz").read_bytes() == before
+    other = train(settings=settings(**values), folder=tmp_path, progress=False, **arguments)
+    assert other["loss"] != history["loss"]
+    assert first.read_bytes() == before and len(list(tmp_path.glob("*/checkpoint.npz"))) == 2
+
+
+def test_static_training_depends_on_its_baseline_and_plain_training_does_not(tmp_path):
+    for method, folders in (("plain", 1), ("static", 2)):
+        chosen = settings(epochs=1, **{"method": method} | ({"attacks": [FGSM]} if method == "static" else {}))
+        for seed in (5, 6):
+            train(network(), toy_data(), chosen, tmp_path / method, baseline=network(seed=seed), progress=False)
+        assert len(list((tmp_path / method).iterdir())) == folders
+
+
+def test_changed_code_is_another_training(tmp_path, monkeypatch):
+    train(network(), toy_data(), settings(), tmp_path, progress=False)
+    monkeypatch.setattr(digests, "of_code", lambda *parts: "other")
+    train(network(), toy_data(), settings(), tmp_path, progress=False)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_better_docstring_voids_no_training_but_other_code_does():
+    code = digests._without_docstrings("'One.'\n\nclass A:\n    'Two.'\n\n    def f(self):\n        'Three.'\n")
+    assert code == digests._without_docstrings("class A:\n    def f(self):  # it\n        'Four.'\n")
+    assert code != digests._without_docstrings("class A:\n    def f(self):\n        return 'Four.'\n")
+    assert code != digests._without_docstrings("class A:\n    def f(self):\n        'Four.' + g()\n")
+
+
+def test_a_checkpoint_that_was_moved_is_not_mixed_in(tmp_path):
+    train(network(), toy_data(), settings(), tmp_path / "one", progress=False)
+    train(network(), toy_data(), settings(), tmp_path / "two", seed=1, progress=False)
+    moved = checkpoint_in(tmp_path / "two")
+    moved.write_bytes(checkpoint_in(tmp_path / "one").read_bytes())
+    with pytest.raises(KitError, match="was moved here from another training"):
+        train(network(), toy_data(), settings(), tmp_path / "two", seed=1, progress=False)
 
 
 def test_layer_names_do_not_make_another_training(tmp_path):
@@ -118,14 +148,15 @@ def test_layer_names_do_not_make_another_training(tmp_path):
                          ids=["truncated", "empty", "nonsense"])
 def test_a_damaged_checkpoint_is_named(damage, tmp_path):
     train(network(), toy_data(), settings(), tmp_path, progress=False)
-    path = tmp_path / "checkpoint.npz"
+    path = checkpoint_in(tmp_path)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(KitError, match="checkpoint.npz is damaged.*delete it"):
         train(network(), toy_data(), settings(), tmp_path, progress=False)
 
 
 def test_an_npz_that_is_no_checkpoint_is_named(tmp_path):
-    np.savez(tmp_path / "checkpoint.npz", images=np.zeros(3))
+    train(network(), toy_data(), settings(), tmp_path, progress=False)
+    np.savez(checkpoint_in(tmp_path), images=np.zeros(3))
     with pytest.raises(KitError, match="no checkpoint of a training"):
         train(network(), toy_data(), settings(), tmp_path, progress=False)
 
@@ -134,7 +165,7 @@ def test_the_second_of_two_trainings_in_one_folder_waits_and_takes_up_what_the_f
     first = network()
     history = train(first, toy_data(), settings(), tmp_path, progress=False)
     with ThreadPoolExecutor() as pool:
-        with alone_in(tmp_path, "training"):
+        with alone_in(checkpoint_in(tmp_path).parent, "training"):
             second = network()
             waits = pool.submit(train, second, toy_data(), settings(), tmp_path, progress=False)
             time.sleep(0.5)
@@ -146,10 +177,11 @@ def test_the_second_of_two_trainings_in_one_folder_waits_and_takes_up_what_the_f
 
 
 def test_leftovers_of_a_kill_while_writing_are_cleared(tmp_path):
-    for name in (".checkpoint-abc.npz", ".static0-0123456789ab-abc.npy"):
-        (tmp_path / name).write_bytes(b"half")
     train(network(), toy_data(), settings(), tmp_path, progress=False)
-    assert not list(tmp_path.glob(".*.np[yz]"))
+    for name in (".checkpoint-abc.npz", ".static0-0123456789ab-abc.npy"):
+        checkpoint_in(tmp_path).with_name(name).write_bytes(b"half")
+    train(network(), toy_data(), settings(), tmp_path, progress=False)
+    assert not list(tmp_path.glob("*/.*.np[yz]"))
 
 
 # ---- in processes of their own
@@ -190,7 +222,7 @@ def test_kill_9_at_any_moment_loses_no_finished_epoch(tmp_path):
 
     net = network(dropout=0.2, batch_norm=True)
     history = train(net, toy_data(), settings(epochs=20, schedule="cosine"), tmp_path / "whole", seed=3, progress=False)
-    state = State.load(tmp_path / "killed" / "checkpoint.npz")
+    state = State.load(checkpoint_in(tmp_path / "killed"))
     assert [record["epoch"] for record in state.epochs] == history["epoch"]
     assert [record["learning_rate"] for record in state.epochs] == history["learning_rate"]
     np.testing.assert_allclose([record["loss"] for record in state.epochs], history["loss"], atol=1e-4)
@@ -200,7 +232,7 @@ def test_kill_9_at_any_moment_loses_no_finished_epoch(tmp_path):
 
 def epochs_in(folder: Path) -> int:
     """Finished epochs; every checkpoint that is ever on disk must be whole."""
-    path = folder / "checkpoint.npz"
+    path = checkpoint_in(folder)
     return len(State.load(path).epochs) if path.exists() else 0
 
 

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from kitlib import files
+from kitlib import digests, files
 from kitlib.data.settings import PARTS
 from kitlib.data.splits import stratified
 from kitlib.settings import KitError, choose
@@ -60,7 +60,7 @@ class Dataset:
     @functools.cached_property
     def digest(self) -> str:
         """sha256 over images, labels and split: other data give another one."""
-        return files.digest_of([self.images, self.labels, *(self.split[part] for part in sorted(self.split))])
+        return digests.of_arrays([self.images, self.labels, *(self.split[part] for part in sorted(self.split))])
 
     def _indices(self, part: str) -> np.ndarray:
         return choose(part, self.split, "part of the data")

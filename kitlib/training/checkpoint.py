@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kitlib.files import digest_of, read_arrays, write_arrays
+from kitlib import digests
+from kitlib.files import read_arrays, write_arrays
 from kitlib.settings import KitError
 
 import keras
@@ -50,46 +51,31 @@ class State:
 
 
 def resumed(path: Path, fingerprint: dict) -> State | None:
-    """The state at `path`, or None where there is none.
-
-    Raises KitError where it belongs to another training: what is on disk is neither mixed into this one
-    nor overwritten.
-    """
+    """The state at `path`, or None where there is none. Raises KitError where it is damaged or another training's."""
     if not path.exists():
         return None
     state = State.load(path)
     if state.fingerprint != fingerprint:
-        changed = ", ".join(_differences(state.fingerprint, fingerprint))
-        raise KitError(
-            f"{path} belongs to another training ({changed}): delete that file to train anew, "
-            "or choose another folder"
-        )
+        raise KitError(f"{path} was moved here from another training: delete it or put it back")
     return state
 
 
-def _differences(old: dict, new: dict) -> list[str]:
-    changes = []
-    for part in sorted({*old, *new}):
-        before, now = old.get(part), new.get(part)
-        if before == now:
-            continue
-        if isinstance(before, dict) and isinstance(now, dict):
-            changes += _differences(before, now)
-        elif isinstance(before, str) and len(before) == 64:
-            changes.append(f"other {part}")
-        else:
-            changes.append(f"{part}: {before} then, {now} now")
-    return changes
+def folder_of(fingerprint: dict, parent: Path) -> Path:
+    """The folder in `parent` of the training that is made of this, and of no other."""
+    digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
+    return parent / f"{fingerprint['settings']['method']}-{digest[:16]}"
 
 
 def fingerprint_of(settings, seed: int, dataset, network, baseline) -> dict:
-    """What a training is made of, without its first weights. `baseline`: where it matters, else None."""
+    """What decides the outcome of a training but for its first weights, which a stop leaves changed in the caller's
+    model. `baseline`: where it matters, else None."""
     return {
         "settings": settings.model_dump(mode="json"),
         "seed": seed,
+        "code": digests.of_code("models", "data", "attacks", "training"),
         "data": dataset.digest,
         "network": hashlib.sha256(json.dumps(_structure(network), default=str).encode()).hexdigest(),
-        "baseline": digest_of(baseline.get_weights()) if baseline is not None else None,
+        "baseline": digests.of_arrays(baseline.get_weights()) if baseline is not None else None,
     }
 
 

@@ -14,7 +14,7 @@ from kitlib.data import Dataset
 from kitlib.files import alone_in, written_whole
 from kitlib.settings import KitError
 from kitlib.training.batches import Examples, training_batches, validation_batches
-from kitlib.training.checkpoint import State, fingerprint_of, resumed
+from kitlib.training.checkpoint import State, fingerprint_of, folder_of, resumed
 from kitlib.training.optimizers import optimizer_for
 from kitlib.training.precision import choose_precision, has_faster_twin, twin
 from kitlib.training.settings import TrainingSettings
@@ -42,9 +42,11 @@ def train(
     """Train `model` in place on the data set's "train" part; it ends up with the weights to keep.
 
     model: float32 Keras model, pixels in, logits out; it stays float32 whatever the precision.
-    folder: gets `checkpoint.npz` after each epoch. Where one is there already, training goes on from
-        it (same learning-rate position, early-stopping state, batches and random states); a finished
-        training is not repeated, its weights are put into `model`.
+    folder: each training gets a folder of its own in there, named after what decides its outcome (settings,
+        seed, data, network, baseline, the kit's code; not the first weights), and in that `checkpoint.npz`
+        after each epoch. Where one is there already, training goes on from it (same learning-rate position,
+        early-stopping state, batches and random states); a finished training is not repeated, its weights
+        are put into `model`. So after a change another training begins, beside what was there.
     seed: of data order, augmentation, dropout and attacks (the initial weights are the model's).
     baseline: the model on which method static makes its adversarial images, and distilled's teacher.
     callbacks: further Keras callbacks; `callback.model` is the Training model, its `network` the network.
@@ -55,20 +57,20 @@ def train(
     catastrophic_overfitting (with a robust check), learning_rate, seconds, precision, kept (true for
     the epoch whose weights `model` now has). Accuracies are fractions.
 
-    Raises KitError for data that cannot be trained on, a checkpoint of another training, a loss that
-    is no longer a number, a full disk; what was on disk before is still there.
+    Raises KitError for data that cannot be trained on, a damaged checkpoint, a loss that is no longer a
+    number, a full disk; what was on disk before is still there.
     """
     _check(model, dataset, settings, baseline)
     if settings.deterministic:
         keras.utils.set_random_seed(seed)  # determinism refuses unseeded random operations
         tf.config.experimental.enable_op_determinism()
-    folder = Path(folder)
+    other = baseline if settings.needs_baseline else None
+    fingerprint = fingerprint_of(settings, seed, dataset, model, other)
+    folder = folder_of(fingerprint, Path(folder))
     with alone_in(folder, "training", waits=True):
         for leftover in (*folder.glob(".checkpoint-*.npz"), *folder.glob(".static*.npy")):  # of a kill while writing
             leftover.unlink()
         path = folder / "checkpoint.npz"
-        other = baseline if settings.needs_baseline else None
-        fingerprint = fingerprint_of(settings, seed, dataset, model, other)
         state = resumed(path, fingerprint) or State(fingerprint)
         if not state.finished:
             job = _Job(model, dataset, settings, seed, state, path, progress)
