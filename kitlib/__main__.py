@@ -21,8 +21,10 @@ def reproduce(arguments) -> int:
     jobs = batch.jobs_for(arguments.experiments or EMBEDDED, arguments.profile, arguments.seed)
     config = batch.config_of(jobs)
     status = batch.run(config, how)
+    if how.dry or how.touch:
+        return status
     stale = batch.out_of_date(config) if status else ()
-    for job in [] if how.dry or how.touch else jobs:
+    for job in jobs:
         if job.run.path("results.json") in stale:
             print(f"nothing new in {job.run.folder}, as the batch failed")
         else:
@@ -39,7 +41,7 @@ def sweep(arguments) -> int:
     config = batch.config_of(sweeps.jobs_of(asked))
     status = batch.run(config, how)
     if not how.dry:
-        _aggregate(asked, batch.out_of_date(config) if status else set())
+        _aggregate(asked, batch.out_of_date(config) if status else ())
     return status
 
 
@@ -47,10 +49,10 @@ def aggregate(arguments) -> int:
     """Mean, spread and interval over the seeds of the finished runs of a sweep."""
     from kitlib import sweeps
 
-    return _aggregate(sweeps.load(arguments.sweep), set())
+    return _aggregate(sweeps.load(arguments.sweep))
 
 
-def _aggregate(asked, stale: set[Path]) -> int:
+def _aggregate(asked, stale=()) -> int:
     from kitlib import sweeps
 
     found = sweeps.aggregate(asked, stale)

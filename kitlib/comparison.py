@@ -2,8 +2,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import time
 
 from kitlib import attacks, defences, digests, models, training
@@ -161,7 +159,7 @@ def _key(run: Run, name: str) -> str:
     decides = [run.made_of(behind), files, contender.model_dump(mode="json", include={"preprocessing"}),
                run.experiment.comparison.model_dump(mode="json"), run.experiment.evaluation.batch_size, run.seed,
                digests.of_code("models", "data", "attacks", "training", "defences", "evaluation", "comparison")]
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+    return digests.of_json(decides)[:16]
 
 
 def _root(run: Run, name: str) -> str:

@@ -1,9 +1,10 @@
-"""Short names for what something is made of: arrays, and the kit's own code."""
+"""Short names for what something is made of: arrays, settings, and the kit's own code."""
 from __future__ import annotations
 
 import ast
 import functools
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,11 @@ def of_arrays(arrays) -> str:
         digest.update(f"{array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
+
+
+def of_json(content) -> str:
+    """sha256 over what goes into JSON, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @functools.cache

@@ -3,17 +3,15 @@ from __future__ import annotations
 
 import ast
 import functools
-import hashlib
 import importlib.metadata
-import json
 import os
 import platform
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from kitlib import digests, models
 from kitlib import experiment as experiments
-from kitlib import models
 from kitlib.data import Dataset
 from kitlib.experiment import REPOSITORY, Experiment
 from kitlib.files import read_arrays, read_json, write_arrays, write_json
@@ -80,7 +78,7 @@ class Run:
         prose = {"title", "summary", "choices", "paper_figures", "claimed_images", "notebooks"}
         judged_on_their_own = {"contenders", "comparison"}  # their records have keys of their own
         content = self.experiment.model_dump(mode="json", exclude=prose | judged_on_their_own)
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        return digests.of_json(content)[:16]
 
     def write_record(self, name: str, content: dict) -> None:
         """records/<name>.json, stamped with the experiment's fingerprint and the environment."""
@@ -116,8 +114,9 @@ class Run:
         return runs_folder() / "checkpoints"
 
     def made_of(self, name: str) -> dict:
-        """What decides the outcome of a training but for the seed and the code. name: as for `checkpoints`.
+        """What decides the outcome of a training but for the seed and the code.
 
+        name: "baseline", "defended" or a contender that is trained.
         Raises KitError for a name that the experiment does not have.
         """
         trained = self.experiment.trained(name)
@@ -156,7 +155,7 @@ def open_run(experiment: str = "digits_fgsm", profile: str = "demo", seed: int =
         raise KitError(f"{experiment} is called '{resolved.name}' like an experiment of the kit, whose runs it would "
                        "overwrite: give it another name")
     changes = experiments.read_overrides(overrides)
-    suffix = "+" + hashlib.sha256(json.dumps(changes, sort_keys=True).encode()).hexdigest()[:8] if changes else ""
+    suffix = "+" + digests.of_json(changes)[:8] if changes else ""
     folder = runs_folder() / resolved.name / f"{profile}{suffix}" / f"seed{seed}"
     return Run(resolved, profile, seed, folder)
 

@@ -20,14 +20,17 @@ def state_of(settings: DataSettings) -> str:
     Archives and downloads do not count: they are checked by their hash, and come only while the batch runs.
     """
     folder = data_folder()
-    candidates = {"cifar10": lambda: [folder / CIFAR10_FOLDER],
-                  "iq_othnccd": lambda: [folder / name for name in LUNG_FOLDERS],
-                  "image_folder": lambda: [images_home(settings, folder)]}.get(settings.name, list)()
-    places = [place for place in candidates if place.is_dir()]
+    places = [place for place in _looked_at(settings, folder) if place.is_dir()]
     if len(places) > 1:     # the data folder itself is one only where nothing in it is
         places = [place for place in places if place != folder]
     listing = [(str(place), _listing(place)) for place in places]
     return hashlib.sha256(repr(listing).encode()).hexdigest()[:16] if listing else ""
+
+
+def _looked_at(settings: DataSettings, folder: Path) -> list[Path]:
+    if settings.name == "image_folder":
+        return [images_home(settings, folder)]
+    return [folder / name for name in {"cifar10": [CIFAR10_FOLDER], "iq_othnccd": LUNG_FOLDERS}.get(settings.name, ())]
 
 
 def _listing(place: Path) -> list[tuple[str, int, int]]:

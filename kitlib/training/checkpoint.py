@@ -62,8 +62,7 @@ def resumed(path: Path, fingerprint: dict) -> State | None:
 
 def folder_of(fingerprint: dict, parent: Path) -> Path:
     """The folder in `parent` of the training that is made of this, and of no other."""
-    digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
-    return parent / f"{fingerprint['settings']['method']}-{digest[:16]}"
+    return parent / f"{fingerprint['settings']['method']}-{digests.of_json(fingerprint)[:16]}"
 
 
 def fingerprint_of(settings, seed: int, dataset, network, baseline) -> dict:

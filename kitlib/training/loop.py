@@ -1,8 +1,6 @@
 """`train`: from settings and data to a trained model, through checkpoints after each epoch."""
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import sys
 import time
@@ -194,8 +192,7 @@ class _Job:
         """The baseline's adversarial images of the training part, a memory-mapped file an attack."""
         made = []
         for number, attack in enumerate(self.settings.training_attacks()):
-            key = hashlib.sha256(json.dumps(self.state.fingerprint).encode()).hexdigest()[:12]
-            path = self.path.parent / f"static{number}-{key}.npy"
+            path = self.path.with_name(f"static{number}.npy")
             if not path.exists():
                 self._say(f"making the baseline's adversarial images: {attack}")
                 self._write_static(path, attack, baseline)
