@@ -398,20 +398,21 @@ class Averaged(keras.Model):
 
 
 def straight_through(model: keras.Model, images: np.ndarray) -> tuple[keras.Model, list[str]] | None:
-    """The model with each layer that blocks the gradient, and keeps the shape, differentiated as if it were
-    the identity (BPDA; Athalye et al. 2018, arXiv:1802.00420, section 4.1), and the names of those layers.
+    """The model with each step that blocks the gradient, and keeps the shape, differentiated as if it were
+    the identity (BPDA; Athalye et al. 2018, arXiv:1802.00420, section 4.1), and the names of those steps.
 
-    Forward it is the same model. Returns None where there is no such layer, or the model is no graph of layers.
+    A step is a layer or a function of keras.ops. Forward it is the same model. Returns None where there is no such
+    step, or the model is no graph of them.
     """
-    blocking = [layer.name for layer in _leaves(model) if _blocks(layer, images)]
+    blocking = [step.name for step in _leaves(model) if _blocks(step, images)]
     if not blocking:
         return None
 
-    def through(layer, *inputs, **named):
-        outputs = layer(*inputs, **named)
-        if layer.name not in blocking:
+    def through(step, *inputs, **named):
+        outputs = step(*inputs, **named)
+        if step.name not in blocking:
             return outputs
-        return inputs[0] + keras.ops.stop_gradient(outputs - inputs[0])
+        return inputs[0] + keras.ops.stop_gradient(keras.ops.cast(outputs, inputs[0].dtype) - inputs[0])
 
     try:
         return _rewired(model, through), blocking
@@ -420,11 +421,11 @@ def straight_through(model: keras.Model, images: np.ndarray) -> tuple[keras.Mode
 
 
 def _rewired(model, through):
-    """The same layers, called through `through`; nested models too."""
-    def call(layer, *inputs, **named):
-        if getattr(layer, "layers", None) and hasattr(layer, "inputs"):
-            return _rewired(layer, through)(*inputs)
-        return through(layer, *inputs, **named)
+    """The same steps, called through `through`; nested models too."""
+    def call(step, *inputs, **named):
+        if getattr(step, "layers", None) and hasattr(step, "inputs"):
+            return _rewired(step, through)(*inputs)
+        return through(step, *inputs, **named)
 
     if isinstance(model, keras.Sequential):
         x = inputs = keras.Input(model.input_shape[1:])
@@ -435,27 +436,27 @@ def _rewired(model, through):
 
 
 def _leaves(model) -> list:
-    if not getattr(model, "layers", None):
-        return [model]
-    return [leaf for layer in model.layers for leaf in _leaves(layer)]
+    """Its layers, those of nested models, and, in a graph, the functions of keras.ops."""
+    steps = getattr(model, "operations", None) or getattr(model, "layers", None)
+    return [leaf for step in steps for leaf in _leaves(step)] if steps else [model]
 
 
-def _blocks(layer, images) -> bool:
-    """Whether the layer keeps its input's shape, changes values, and gives no gradient at all."""
-    if isinstance(layer, layers.InputLayer | layers.Dropout):
+def _blocks(step, images) -> bool:
+    """Whether the step keeps its input's shape, changes values, and gives no gradient at all."""
+    if isinstance(step, layers.InputLayer | layers.Dropout):
         return False
     try:
-        shape = layer.input.shape
-        if tuple(shape) != tuple(layer.output.shape) or None in shape[1:]:
+        shape = step.input.shape
+        if tuple(shape) != tuple(step.output.shape) or None in shape[1:]:
             return False
         value = tf.constant(np.random.default_rng(0).uniform(0.05, 0.95, (2, *shape[1:])).astype(np.float32))
         if tuple(shape[1:]) == images.shape[1:]:
             value = tf.constant(images[:2])
         with tf.GradientTape() as tape:
             tape.watch(value)
-            output = layer(value, training=False)
+            output = step(value, training=False) if isinstance(step, layers.Layer) else step(value)
         gradient = tape.gradient(output, value)
+        changes = float(tf.reduce_max(tf.abs(tf.cast(output, value.dtype) - value))) > 1e-6
     except (AttributeError, ValueError, TypeError):
         return False
-    changes = float(tf.reduce_max(tf.abs(output - value))) > 1e-6
     return changes and (gradient is None or not bool(tf.reduce_any(gradient != 0)))
