@@ -1,6 +1,6 @@
 """What training costs: steps against a plain step, precision, input pipeline, memory, and peers.
 
-    python -m benchmarks.training            # all; on two cores about fifteen minutes
+    python -m benchmarks.training            # all; on two cores about twenty-five minutes
     python -m benchmarks.training steps      # one part of them
 
 Ratios are of neighbours in one run; the limits come from counting passes (a forward pass is a third of a
@@ -11,10 +11,12 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-from kitlib import attacks, models, training  # isort: skip (before TensorFlow: it chooses its kernels)
+from kitlib import attacks, data, experiment, models, training  # isort: skip (before TensorFlow: it chooses its kernels)
 
 from benchmarks import networks
 from benchmarks.common import paired, ratio, table, write
@@ -131,6 +133,33 @@ def precision(dataset) -> dict | str:
     columns = ["method", "times faster", "low", "high", "aim"]
     print(table("Training in `auto` (bfloat16) against float32", columns, rows))
     return results
+
+
+def accuracy(_dataset, seeds: int = 3) -> dict:
+    """What bfloat16 costs in final accuracy, judged in float32: trainings that differ in nothing else."""
+    chosen = experiment.load("digits_fgsm", "demo")
+    dataset = data.load(chosen.data, seed=0)
+    rows, results = [], {}
+    for settings in (chosen.baseline, chosen.defended):
+        found = {kind: np.array([_outcome(chosen, settings.model_copy(update={"precision": kind}), dataset, seed)
+                                 for seed in range(seeds)]) for kind in ("float32", "bfloat16")}
+        for column, judged in enumerate(("clean", "in training's attack")):
+            wide, narrow = (100 * each[:, column] for each in found.values())
+            results[f"{settings.method}, {judged}"] = {"float32": wide.tolist(), "bfloat16": narrow.tolist()}
+            rows.append([settings.method, judged, wide.mean(), narrow.mean(), (wide - narrow).mean(), np.ptp(wide)])
+    columns = ["training", "judged", "float32, %", "bfloat16, %", "lost, points (limit 1)", "spread over seeds"]
+    print(table(f"Accuracy after training in bfloat16, {dataset.name}, {seeds} seeds", columns, rows))
+    return results
+
+
+def _outcome(chosen, settings, dataset, seed: int) -> tuple[float, float]:
+    """Accuracy on the test part after this training: clean, and in FGSM of the experiment's defence."""
+    network = models.build(chosen.model, dataset.images.shape[1:], len(dataset.class_names), seed)
+    with tempfile.TemporaryDirectory() as folder:
+        training.train(network, dataset, settings, Path(folder), seed=seed, progress=False)
+    images, labels = dataset.part("test")
+    clean = float((models.predict_logits(network, images).argmax(1) == labels).mean())
+    return clean, attacks.run(chosen.defended.attacks[0], network, images, labels).accuracy
 
 
 def resnet(size: int = 112, batch: int = 16) -> dict:
@@ -336,8 +365,8 @@ def _cleverhans_epoch(dataset, pixels, labels, attack, clean: bool) -> Callable:
 
 
 PARTS = {
-    "steps": steps, "optimizers": optimizers, "precision": precision, "resnet": lambda _: resnet(),
-    "pipeline": pipeline, "memory": memory, "peers": peers,
+    "steps": steps, "optimizers": optimizers, "precision": precision, "accuracy": accuracy,
+    "resnet": lambda _: resnet(), "pipeline": pipeline, "memory": memory, "peers": peers,
 }
 
 

@@ -318,10 +318,13 @@ def test_a_file_cut_short_by_the_disk_or_a_crash_is_not_taken_for_done(tmp_path)
 def test_the_same_notebook_of_the_same_run_never_runs_twice_at_a_time(tmp_path):
     """Two batches that do not know of each other: the second waits for the first."""
     toy = ToyBatch(tmp_path)
-    target = "toy/demo/seed0/records/data.json"
+    target, hold = "toy/demo/seed0/records/data.json", toy.runs / "hold"
+    hold.touch()
     first = toy.start(target)
     wait_for(lambda: of_kind(first.pid, "ipykernel_launcher"))
     second = toy.start(target)
-    (_, said_first), (_, said_second) = first.communicate(timeout=120), second.communicate(timeout=120)
+    assert any("01_data_preparation waits: it runs already" in line for line in second.stderr)
+    hold.unlink()
+    for each in (first, second):
+        each.communicate(timeout=120)
     assert first.returncode == second.returncode == 0
-    assert "01_data_preparation waits: it runs already" in said_first + said_second
