@@ -21,10 +21,11 @@ TRAINING = {
 
 
 @functools.cache
-def dataset() -> data.Dataset:
-    """CIFAR-10 where the data folder has it, else the embedded digits; the benchmark says which."""
+def dataset(images: int | None = IMAGES) -> data.Dataset:
+    """CIFAR-10 with so many training images (None: all) where the data folder has it, else the embedded digits; the
+    benchmark says which."""
     try:
-        return data.load(data.DataSettings(name="cifar10", limits={"train": IMAGES}), seed=0)
+        return data.load(data.DataSettings(name="cifar10", limits={"train": images}), seed=0)
     except KitError as error:
         print(f"CIFAR-10 is not there ({error}); the embedded digits instead, on which ratios differ")
         return data.load(data.DataSettings(name="digits"), seed=0)

@@ -4,6 +4,7 @@ The quick part runs in `make test`. The long part kills the real notebooks:
 
     python -m pytest -m slow tests/test_faults.py
 """
+import itertools
 import json
 import multiprocessing
 import os
@@ -19,7 +20,7 @@ from pathlib import Path
 from kitlib import __main__ as command_line
 from kitlib import data, files, models, runs, training
 from kitlib.data import Dataset
-from kitlib.experiment import REPOSITORY
+from kitlib.experiment import REPOSITORY, further_notebooks
 from kitlib.settings import KitError
 from kitlib.training.checkpoint import State
 
@@ -271,13 +272,15 @@ def test_a_folder_of_pictures_that_may_not_be_entered_is_named(open_folder, clos
 # The long part: the real notebooks
 
 NOTEBOOKS = [path.stem for path in sorted((REPOSITORY / "notebooks").glob("0[1-5]_*.ipynb"))]
+LESSONS = further_notebooks()
+CLOCK = ("seconds", "milliseconds", "environment")  # what in a record tells of the machine and its clock
 TRAINS = {"02": "plain", "04": "fgsm"}     # which training the first digits of a notebook's name stand for
 
 
 def numbers(value):
     """A record without what tells of the machine and its clock."""
     if isinstance(value, dict):
-        return {key: numbers(each) for key, each in value.items() if key not in ("seconds", "environment")}
+        return {key: numbers(each) for key, each in value.items() if key not in CLOCK}
     return [numbers(each) for each in value] if isinstance(value, list) else value
 
 
@@ -292,17 +295,17 @@ def outcome(folder: Path) -> dict:
     return found
 
 
-def start_batch(folder: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "kitlib", "reproduce", "digits_fgsm", "--profile", "smoke", "--cores", "1"]
+def start_batch(folder: Path, experiment: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "kitlib", "reproduce", experiment, "--profile", "smoke", "--cores", "1"]
     return subprocess.Popen(command, env=os.environ | {"KITLIB_RUNS": str(folder)}, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def finished(folder: Path) -> dict:
-    process = start_batch(folder)
-    said, _ = process.communicate(timeout=600)
+def finished(folder: Path, experiment: str = "digits_fgsm") -> dict:
+    process = start_batch(folder, experiment)
+    said, _ = process.communicate(timeout=1200)
     assert process.returncode == 0, said
-    return outcome(folder / "digits_fgsm/smoke/seed0")
+    return outcome(folder / Path(experiment).stem / "smoke/seed0")
 
 
 @pytest.fixture(scope="session")
@@ -315,6 +318,25 @@ def undisturbed():
         shutil.rmtree(folder)
 
 
+@pytest.fixture(scope="session")
+def with_lessons(tmp_path_factory):
+    """The same of an experiment with all the notebooks from 06 on: its file, its folder of runs, its outcome."""
+    folder = tmp_path_factory.mktemp("with_lessons")
+    file = folder / "with_lessons.yaml"
+    file.write_text(json.dumps({"based_on": "digits_fgsm", "notebooks": LESSONS}))
+    return str(file), folder / "runs", finished(folder / "runs", str(file))
+
+
+def kill_and_wait(victim: str, process: subprocess.Popen) -> None:
+    """kill -9 of one of VICTIMS in this batch; returns when nothing of the batch is left."""
+    below = descendants(process.pid)
+    hit = [process.pid] if victim == "driver" else [each for each, line in below.items() if VICTIMS[victim] in line][:1]
+    for each in hit:
+        os.kill(each, signal.SIGKILL)
+    process.communicate(timeout=300)
+    wait_for(lambda: not any(Path(f"/proc/{each}").exists() for each in below))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
 @pytest.mark.parametrize("victim", VICTIMS)
@@ -324,21 +346,35 @@ def test_kill_9_at_a_random_moment_costs_nothing_but_time(victim, notebook, undi
     reference, expected = undisturbed
     dice = random.Random(f"{victim} {notebook}")
     copy_before(notebook, reference, tmp_path)
-    process = start_batch(tmp_path)
+    process = start_batch(tmp_path, "digits_fgsm")
     method = TRAINS.get(notebook[:2])
     sign = f"checkpoints/{method}-*/.training.lock" if method else f"digits_fgsm/smoke/seed0/logs/{notebook}.log"
     wait_for(lambda: list(tmp_path.glob(sign)) or process.poll() is not None, seconds=120)
     time.sleep(dice.uniform(0, 1) if method else dice.uniform(0.5, 12))     # the training takes some seconds
-    below = descendants(process.pid)
-    hit = [process.pid] if victim == "driver" else [each for each, line in below.items() if VICTIMS[victim] in line][:1]
-    for each in hit:
-        os.kill(each, signal.SIGKILL)
-    process.communicate(timeout=300)
-    wait_for(lambda: not any(Path(f"/proc/{each}").exists() for each in below))
+    kill_and_wait(victim, process)
     assert not any(State.load(path).finished for path in tmp_path.glob(f"checkpoints/{method}-*/checkpoint.npz"))
     half_way = outcome(tmp_path / "digits_fgsm/smoke/seed0")  # reads every file: each is whole
     assert all(half_way[name] == expected[name] for name in half_way)
     assert finished(tmp_path) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim, notebook", zip(itertools.cycle(VICTIMS), LESSONS))
+def test_kill_9_in_a_notebook_from_06_on(victim, notebook, with_lessons, tmp_path):
+    experiment, reference, expected = with_lessons
+    shutil.copytree(reference, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "checkpoints")
+    run = tmp_path / "with_lessons/smoke/seed0"
+    for made in (run / f"records/{notebook}.json", run / f"logs/{notebook}.log"):
+        made.unlink()
+    process = start_batch(tmp_path, experiment)
+    wait_for(lambda: any(VICTIMS["kernel"] in line for line in descendants(process.pid).values()), seconds=120)
+    time.sleep(random.Random(notebook).uniform(2, 25))
+    kill_and_wait(victim, process)
+    assert not (run / f"records/{notebook}.json").exists()      # it came in time
+    half_way = outcome(run)
+    assert all(half_way[name] == expected[name] for name in half_way)
+    assert finished(tmp_path, experiment) == expected
 
 
 def copy_before(notebook: str, reference: Path, folder: Path) -> None:
