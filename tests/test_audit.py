@@ -159,6 +159,16 @@ def test_quantised_pixels(quantise, name, plain, digits_set):
     assert quantised.bpda.accuracy.value < quantised.pgd.accuracy.value - 0.2      # BPDA goes through it
 
 
+def test_steps_that_take_whole_numbers_alone_have_no_stand_in(digits_set):
+    """Bits shifted out: told by the missing gradient, not by BPDA."""
+    def shifted(pixels):
+        levels = keras.ops.right_shift(keras.ops.cast(pixels * 255, "int32"), 5)
+        return keras.ops.cast(levels, "float32") / 7
+
+    found = measured(around(network(), before=shifted), digits_set, count=20, effort=FEW)
+    assert found.blocked is None and outcome("has_gradient", found).outcome == "flag"
+
+
 @pytest.mark.parametrize("layer", [RandomResize, DropoutLeftOn])
 def test_randomness_at_test_time(plain, digits_set, layer):
     effort = TINY.model_copy(update={"steps": 8})

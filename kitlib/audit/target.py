@@ -415,9 +415,11 @@ def straight_through(model: keras.Model, images: np.ndarray) -> tuple[keras.Mode
         return inputs[0] + keras.ops.stop_gradient(keras.ops.cast(outputs, inputs[0].dtype) - inputs[0])
 
     try:
-        return _rewired(model, through), blocking
-    except (ValueError, TypeError, NotImplementedError, AttributeError):
+        rewired = _rewired(model, through)
+        rewired(images)     # what takes whole numbers alone does not take the floats that stand for them here
+    except (ValueError, TypeError, NotImplementedError, AttributeError, tf.errors.OpError):
         return None
+    return rewired, blocking
 
 
 def _rewired(model, through):
@@ -457,6 +459,6 @@ def _blocks(step, images) -> bool:
             output = step(value, training=False) if isinstance(step, layers.Layer) else step(value)
         gradient = tape.gradient(output, value)
         changes = float(tf.reduce_max(tf.abs(tf.cast(output, value.dtype) - value))) > 1e-6
-    except (AttributeError, ValueError, TypeError):
+    except (AttributeError, ValueError, TypeError, tf.errors.OpError):
         return False
     return changes and (gradient is None or not bool(tf.reduce_any(gradient != 0)))
