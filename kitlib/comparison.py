@@ -81,8 +81,9 @@ def judge(
 ) -> Evaluation:
     """The entrant under each attack of `suite`, made with the gradient of `attacked` (or of `naive`).
 
-    Whatever gradient made an image, its prediction is that of `judged`. Against a randomised defence attacks do not
-    end at their first success: what fooled some draws need not fool its answer.
+    Whatever gradient made an image, its prediction is that of `judged`. Against a randomised defence the attacks that
+    can go on do not end at their first success: what fooled some draws need not fool its answer. Square, C&W and
+    DeepFool cannot, so what they leave says little there.
     """
     attacked = entrant.naive if naive else entrant.attacked
     suite = {name: _to_the_end(attack) for name, attack in suite.items()} if entrant.randomised else suite

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from kitlib.models import in_float32
+from kitlib.models import first_line, float32_policy, in_float32
 from kitlib.settings import KitError, Settings, read_named
 
 import keras
@@ -208,9 +208,19 @@ def wrap(model: keras.Model, defence: Defence, adaptive: bool = False, samples: 
     return _around(model, defence, draws=draws, fresh=True, adaptive=adaptive, seed=seed)
 
 
+@float32_policy()
 def _around(model: keras.Model, defence: Defence, draws: int, **how) -> keras.Model:
     model = in_float32(model)
-    pixels = keras.Input(model.input_shape[1:], name="pixels")
+    shape = getattr(model, "input_shape", None)
+    if shape is None:
+        raise KitError(f"a defence needs a model that knows its input shape, and {type(model).__name__} does not: put "
+                       "it into a functional one, keras.Model(pixels, model(pixels))")
+    try:
+        _Prepared(defence, draws, **how).call(tf.zeros((1, *shape[1:])))    # for its errors
+    except (tf.errors.InvalidArgumentError, ValueError) as error:
+        raise KitError(f"{defence} does not go with images of {' x '.join(map(str, shape[1:]))}: "
+                       f"{first_line(error)}") from None
+    pixels = keras.Input(shape[1:], name="pixels")
     logits = model(_Prepared(defence, draws, **how)(pixels))
     logits = logits if draws == 1 else _MeanOfDraws(draws)(logits)
     return keras.Model(pixels, logits, name=defence.name)

@@ -14,7 +14,7 @@ import dataclasses
 from kitlib import attacks, defences
 from kitlib.attacks import InBall
 from kitlib.defences import Defence
-from kitlib.models import predict_logits
+from kitlib.models import float32_policy, in_float32, predict_logits
 from kitlib.settings import KitError
 
 import keras
@@ -44,7 +44,7 @@ class Detector:
         read = tuple(defences.read(settings, "squeezer") for settings in squeezers)
         if not read:
             raise KitError("a detector needs at least one squeezer")
-        return cls(model, read)
+        return cls(in_float32(model), read)
 
     def calibrated(self, images, false_positive_rate: float = 0.05) -> Detector:
         """The same detector with the lowest threshold at which at most this share of `images` raise an alarm.
@@ -79,6 +79,7 @@ class Detector:
             object.__setattr__(self, "_model", _side_by_side(self.model, squeezed))
         return self.__dict__["_model"]
 
+    @float32_policy()
     def surrogate(self) -> keras.Model:
         """What an attacker who knows the detector differentiates: pixels to log-probabilities, N x (classes + 1),
         averaged over the image and its squeezed copies, with straight-through gradients (BPDA) for the squeezers.
@@ -94,7 +95,8 @@ class Detector:
         means = keras.ops.mean(log_probabilities, axis=1)
         rest = 1 - keras.ops.sum(keras.ops.exp(means), axis=1, keepdims=True)
         rest = keras.ops.log(keras.ops.maximum(rest, 1e-12))
-        return keras.Model(stacked.inputs[0], keras.ops.concatenate([means, rest], axis=1), name="surrogate")
+        logits = keras.ops.concatenate([means, rest], axis=1)
+        return keras.Model(stacked.inputs[0], logits, name="surrogate")
 
 
 def evade(detector: Detector, images, labels, attack: InBall, targets: int = 2, seed: int = 0,
@@ -126,6 +128,7 @@ def evade(detector: Detector, images, labels, attack: InBall, targets: int = 2, 
     return found, evaded
 
 
+@float32_policy()
 def _side_by_side(model: keras.Model, squeezed: list[keras.Model]) -> keras.Model:
     pixels = keras.Input(model.input_shape[1:], name="pixels")
     for number, each in enumerate(squeezed):

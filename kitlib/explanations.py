@@ -22,17 +22,20 @@ def grad_cam(model: keras.Model, images, classes, layer: str | None = None, batc
     class are active.
 
     images: float32, N x H x W x C, in [0, 1]. classes: int N, the class to explain for each image. layer: name of
-    the layer whose feature maps are weighed; None takes the last one that keeps height and width.
+    the layer whose feature maps are weighed; None takes the last one that has a height and a width.
     Returns float32, N x H x W, zero or more, in units of the logit; enlarged (bilinear) from the size of the feature
     maps, so it cannot be sharper than those.
 
     Raises KitError for bad images or classes, a model without convolutions, and an unknown layer.
     """
     model, images, classes = _checked(model, images, classes)
+    if not all(hasattr(layer, "output") for layer in model.layers):
+        raise KitError(f"Grad-CAM needs a functional or sequential model, whose layers it can look into, not a "
+                       f"{type(model).__name__}: use integrated gradients")
     chosen = model.get_layer(layer) if layer in _with_maps(model) else _last_with_maps(model, layer)
     both = keras.Model(model.inputs[0], [chosen.output, model.outputs[0]])
 
-    @tf.function(input_signature=_signature(model), autograph=False)
+    @tf.function(input_signature=_signature(images), autograph=False)
     def explain(pixels, wanted):
         with tf.GradientTape() as tape:
             tape.watch(pixels)
@@ -77,7 +80,7 @@ def integrated_gradients(model: keras.Model, images, classes, baseline: float = 
     def logit(pixels, wanted):
         return tf.gather(tf.cast(model(pixels, training=False), tf.float32), wanted, batch_dims=1)
 
-    @tf.function(input_signature=_signature(model), autograph=False)
+    @tf.function(input_signature=_signature(images), autograph=False)
     def gradient(pixels, wanted):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(pixels)
@@ -101,11 +104,12 @@ def _checked(model, images, classes):
 
 
 def _with_maps(model) -> list[str]:
-    """Names of the layers, from the first convolution on, whose output keeps height and width."""
+    """Names of the layers, from the first convolution on, whose output has a height and a width (more than 1 x 1)."""
     names, convolved = [], False
     for layer in model.layers:
         convolved |= any(len(weight.shape) == 4 for weight in layer.weights)
-        if convolved and len(getattr(layer.output, "shape", ())) == 4:
+        shape = getattr(layer.output, "shape", ())
+        if convolved and len(shape) == 4 and shape[1:3] != (1, 1):
             names.append(layer.name)
     return names
 
@@ -120,8 +124,8 @@ def _last_with_maps(model, asked: str | None):
     return model.get_layer(names[-1])
 
 
-def _signature(model) -> list[tf.TensorSpec]:
-    return [tf.TensorSpec((None, *model.input_shape[1:]), tf.float32), tf.TensorSpec((None,), tf.int32)]
+def _signature(images) -> list[tf.TensorSpec]:
+    return [tf.TensorSpec((None, *images.shape[1:]), tf.float32), tf.TensorSpec((None,), tf.int32)]
 
 
 def _in_batches(function: Callable, images: np.ndarray, classes: np.ndarray, batch_size: int) -> np.ndarray:

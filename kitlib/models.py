@@ -1,6 +1,7 @@
 """Keras models that take pixels and return logits; their normalisation is their first layer."""
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 import weakref
@@ -8,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kitlib.files import written_whole
+from kitlib import digests
+from kitlib.files import sha256, written_whole
 from kitlib.settings import KitError, Settings, choose
 
 import keras
@@ -135,7 +137,7 @@ def _application(inputs, constructor: Callable, bgr: bool, weights: str | None =
             network.load_weights(weights)
     except (OSError, ValueError) as error:
         what = f"{constructor.__name__} with weights {weights!r}"
-        raise KitError(f"{what} could not be made: {_first_line(error)}") from None
+        raise KitError(f"{what} could not be made: {first_line(error)}") from None
     if from_imagenet and bgr:
         _turn_first_kernel(network)
     for layer in network.layers:
@@ -188,10 +190,22 @@ def build(settings: ModelSettings, input_shape: tuple[int, int, int], classes: i
             raise
         raise KitError(
             f"model '{settings.name}' cannot be built for images of {input_shape} with options "
-            f"{settings.options}: {_first_line(error)}"
+            f"{settings.options}: {first_line(error)}"
         ) from None
     logits = layers.Dense(classes, dtype="float32", name="logits")(features)
-    return keras.Model(inputs, logits, name=settings.name)
+    weights = settings.options.get("weights")
+    given = sha256(Path(weights)) if weights and weights != "imagenet" else weights
+    return _with_origin(keras.Model(inputs, logits, name=settings.name), {"seed": seed, "weights": given})
+
+
+def _with_origin(model: keras.Model, origin: dict) -> keras.Model:
+    model.__dict__["_kitlib_origin"] = origin
+    return model
+
+
+def origin_of(model: keras.Model) -> dict | None:
+    """Where the first weights of a model come from that `build` or `load` made; None of others."""
+    return model.__dict__.get("_kitlib_origin")
 
 
 def _normalisation_of(settings: ModelSettings) -> Normalisation:
@@ -216,17 +230,20 @@ def load(path: Path) -> keras.Model:
     if not Path(path).is_file():
         raise KitError(f"{path} does not exist")
     try:
-        return keras.models.load_model(path, compile=False, safe_mode=True)
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises nearly every type here
-        raise KitError(f"{path} is no Keras 3 model that can be loaded ({_first_line(error)})") from None
+        raise KitError(f"{path} is no Keras 3 model that can be loaded ({first_line(error)})") from None
+    return _with_origin(model, {"weights": digests.of_arrays(model.get_weights())})
 
 
-def _first_line(error: Exception) -> str:
-    """What a Keras error says, without its listing of arguments and colours."""
-    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines() if line.strip()]
+def first_line(error: Exception) -> str:
+    """What a Keras or TensorFlow error says, without its listing of arguments, its colours and places in a graph."""
+    said = re.sub(r"\x1b\[[0-9;]*m|{{.*?}} *| *\[Op:.*?\]", "", str(error))
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
     return " ".join(lines[:2])[:300] or type(error).__name__
 
 
+NARROW = ("float16", "bfloat16")
 _TWINS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()     # of mixed-precision models, in float32
 
 
@@ -240,19 +257,59 @@ def in_float32(model):
     if all(part.compute_dtype in ("float32", None) for part in parts):
         return model
     twin = _TWINS.get(model) or _TWINS.setdefault(model, _clone(model))
-    twin.set_weights(model.get_weights())
+    copy_weights(model, twin)
     return twin
 
 
+@contextlib.contextmanager
+def float32_policy():
+    """Layers that are made inside compute in float32, whatever the global policy. Also a decorator."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+@float32_policy()
 def _clone(model):
     def float32(layer):
-        return layer.__class__.from_config(layer.get_config() | {"dtype": "float32"})
+        return layer.__class__.from_config(_widened(layer.get_config()) | {"dtype": "float32"})
 
     try:
-        return keras.models.clone_model(model, clone_function=float32, recursive=True)
+        twin = keras.models.clone_model(model, clone_function=float32, recursive=True)
+        narrow = [part.name for part in twin._flatten_layers() if part.compute_dtype in NARROW]
+        if narrow:
+            raise ValueError(f"of {', '.join(narrow)} Keras keeps the precision")
     except (ValueError, TypeError, NotImplementedError) as error:
         raise KitError(f"the model computes in less than float32 and cannot be rebuilt in it ({error}): "
                        "build it under the float32 policy and load its weights") from None
+    return twin
+
+
+def _widened(config):
+    """A layer's configuration with every narrow precision in it, such as that of a wrapped layer, made float32."""
+    if isinstance(config, list | tuple):
+        return type(config)(_widened(each) for each in config)
+    if not isinstance(config, dict):
+        return config
+    return {key: "float32" if key == "dtype" and _is_narrow(value) else _widened(value)
+            for key, value in config.items()}
+
+
+def _is_narrow(policy) -> bool:
+    name = policy.get("config", {}).get("name") if isinstance(policy, dict) else policy
+    return isinstance(name, str) and name.removeprefix("mixed_") in NARROW
+
+
+def copy_weights(source: keras.Model, copy: keras.Model) -> None:
+    """Give `copy` the weights of `source`, whose layers it has. Keras's Normalization computes with numbers that it
+    makes of its weights, and only where it is told to."""
+    copy.set_weights(source.get_weights())
+    for layer in copy._flatten_layers():
+        if isinstance(layer, layers.Normalization):
+            layer.finalize_state()
 
 
 def predict_logits(model: keras.Model, images, batch_size: int = 256) -> np.ndarray:

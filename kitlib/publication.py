@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kitlib import experiment, plots, pretrained, results
-from kitlib.files import folder_written_whole, read_json, sha256
+from kitlib.files import folder_written_whole, read_json, sha256, write_json
 from kitlib.results import Results
 from kitlib.runs import Run
 from kitlib.settings import KitError
@@ -39,6 +39,7 @@ def publish(run: Run, figures: Path) -> Published:
     found, target = _finished(run), figures / run.experiment.name
     room = pretrained.IN_ALL - pretrained.size_of(figures) + pretrained.size_of(figures, target.name)
     with folder_written_whole(target) as folder:
+        write_json(folder / "results.json", found.model_dump(mode="json"))
         left_out = _copy(run, folder, found.fingerprint)
         left_out |= pretrained.keep(run, found, folder / "models", room)
     return Published(target, left_out)
@@ -79,7 +80,7 @@ def _audited_now(run: Run, folder: Path) -> bool:
 
 def _files(run: Run) -> Iterable[Path]:
     """The pictures lie at the top of the published folder; reports hold their own pictures."""
-    for pattern in ("results.json", "figures/*.png", "tables/*.md", "tables/*.csv", "records/*.json",
+    for pattern in ("figures/*.png", "tables/*.md", "tables/*.csv", "records/*.json",
                     "audit/*/audit.json", "audit/*/report.html"):
         yield from sorted(run.folder.glob(pattern))
 

@@ -214,7 +214,7 @@ def read(path: Path) -> Results:
 
 
 def of_run(run: Run) -> Results:
-    """The results of a run, as its experiment is now.
+    """The results of a run, with the title, the choices and other prose that its experiment has now.
 
     Raises KitError where they are missing, damaged, or made with other settings or figures of the paper.
     """
@@ -225,7 +225,7 @@ def of_run(run: Run) -> Results:
     if found.fingerprint != run.fingerprint or then != now:
         raise KitError(f"{path} belongs to other settings than experiment '{run.experiment.name}' has now: run its "
                        "notebooks again")
-    return found
+    return found.model_copy(update={"experiment": run.experiment.model_dump(mode="json")})
 
 
 def accuracy_table(results: Results) -> pd.DataFrame:

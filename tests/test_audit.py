@@ -317,6 +317,25 @@ def test_a_claim_is_refuted_only_below_its_interval(honest, claim, kind):
     assert (kind == "refuted") == (m.survivors.mean() < claim and "refuted" in found.sentence)
 
 
+def test_dear_attacks_go_on_with_what_pgd_left(honest):
+    m = honest.measurements
+    left = m.pgd.right
+    assert 0 < left.sum() < len(left)
+    for name in ("PGD, then Square", "PGD, then APGD targeted"):
+        found = m.ensemble[name]
+        assert not (found.right & ~left).any() and left[found.turned].all(), name
+        assert honest.record.attacks[name].accuracy == pytest.approx(found.right.mean())
+    assert (m.square_alone[left] == m.square.right[left]).all()     # on the others it tries for itself
+    assert m.square_alone[~left].any()
+
+
+def test_where_pgd_leaves_nothing_the_dear_attacks_are_left_out(plain, digits_set):
+    m = measured(plain, digits_set, eps=0.5, effort=FEW)
+    assert not m.pgd.right.any() and m.square is None and m.targeted is None
+    assert not any("then" in name for name in m.ensemble) and not m.survivors.any()
+    assert outcome("beats_gradient_free", m).outcome == "pass"
+
+
 def test_an_undefended_model_is_not_robust_and_raises_no_alarm(plain, digits_set):
     found = audit.run(measured(plain, digits_set, eps=0.25, undefended=None), model="plain", data="digits")
     assert found.verdict.kind == "not robust" and found.flagged() == []
@@ -355,7 +374,7 @@ def test_three_classes_get_the_dlr_loss():
     labels = np.asarray(model(images)).argmax(1)
     subject = audit.Subject(audit.prepare(model, images, input_range=(0, 1)), images, labels, ("a", "b", "c"), eps=0.3)
     m = audit.Measurements(subject, TINY.model_copy(update={"apgd_steps": 5}))
-    assert m.second_loss == "dlr" and m.targeted.accuracy.value < 1
+    assert m.second_loss == "dlr" and "APGD DLR" in m.suite
 
 
 def softmax_net(classes=10, shape=(8, 8, 1), scale=1 / 255, activation="softmax"):

@@ -198,6 +198,17 @@ def test_bad_settings_are_refused(settings, message):
         defences.read(settings)
 
 
+def test_a_picture_too_small_for_a_defence_and_a_model_of_unknown_shape_are_refused(trained_model):
+    class Mine(keras.Model):
+        def call(self, images):
+            return keras.ops.mean(images, axis=(1, 2))
+
+    with pytest.raises(KitError, match="Gaussian blur, sigma 2 does not go with images of 8 x 8 x 1: paddings must be"):
+        defences.deployed(trained_model, defences.read({"name": "gaussian", "sigma": 2}))
+    with pytest.raises(KitError, match="knows its input shape, and Mine does not"):
+        defences.deployed(Mine(), defences.read("jpeg"))
+
+
 def test_eot_needs_a_sample(trained_model):
     with pytest.raises(KitError, match="at least one sample"):
         defences.wrap(trained_model, RESIZE, adaptive=True, samples=0)

@@ -105,6 +105,31 @@ def test_bad_input_is_refused(cam_network, pictures, change, message):
         explanations.grad_cam(**{"model": cam_network, "images": pictures, "classes": [0, 1, 2, 0, 1]} | change)
 
 
+def test_maps_of_one_pixel_are_passed_over(pictures):
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([
+        keras.Input(SHAPE), layers.Conv2D(4, 3, name="maps"), layers.GlobalAveragePooling2D(keepdims=True),
+        layers.Conv2D(3, 1), layers.Flatten()])
+    found, named = (explanations.grad_cam(model, pictures, [0] * 5, layer=layer) for layer in (None, "maps"))
+    np.testing.assert_array_equal(found, named)
+
+
+def test_a_model_of_ones_own_class_has_integrated_gradients_and_no_grad_cam(pictures):
+    class Mine(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.maps, self.flat, self.dense = layers.Conv2D(2, 3), layers.Flatten(), layers.Dense(3)
+
+        def call(self, images):
+            return self.dense(self.flat(self.maps(images)))
+
+    model = Mine()
+    model(pictures)
+    assert explanations.integrated_gradients(model, pictures, [0] * 5, steps=2).values.shape == pictures.shape
+    with pytest.raises(KitError, match="can look into, not a Mine"):
+        explanations.grad_cam(model, pictures, [0] * 5)
+
+
 def test_no_steps_and_no_convolution_are_refused(linear, pictures):
     with pytest.raises(KitError, match="one step or more"):
         explanations.integrated_gradients(linear, pictures, [0] * 5, steps=0)

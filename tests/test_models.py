@@ -1,10 +1,14 @@
-from kitlib import defences, models
+import contextlib
+
+from kitlib import defences, detection, models
 from kitlib.models import IMAGENET, ModelSettings, Normalisation
 from kitlib.settings import KitError
+from kitlib.training import precision
 
 import keras
 import numpy as np
 import pytest
+from keras import layers
 
 SMALL = {
     "even_deeper_cnn": ({"widths": [4] * 6, "dense": [8]}, (32, 32, 3)),
@@ -78,6 +82,50 @@ def test_a_mixed_precision_model_is_asked_in_float32_behind_a_defence_too():
     np.testing.assert_array_equal(models.predict_logits(low, images), models.predict_logits(high, images))
     behind = [defences.deployed(model, defences.BitDepth(bits=3)) for model in (low, high)]
     np.testing.assert_array_equal(*(models.predict_logits(model, images) for model in behind))
+
+
+@contextlib.contextmanager
+def policy(name):
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def with_wrapped_layers():
+    """An adapted normalisation, and layers within layers."""
+    keras.utils.set_random_seed(0)
+    adapted = layers.Normalization()
+    adapted.adapt(np.random.default_rng(1).normal(5, 3, (64, 6, 6, 1)).astype(np.float32))
+    pixels = keras.Input((6, 6, 1))
+    x = layers.SpectralNormalization(layers.Conv2D(4, 3))(adapted(pixels))
+    x = layers.Flatten()(layers.TimeDistributed(layers.Dense(3))(x))
+    return keras.Model(pixels, layers.Dense(3, dtype="float32")(x))
+
+
+def test_the_float32_copy_is_the_same_function_with_wrapped_layers_and_an_adapted_normalisation():
+    with policy("mixed_bfloat16"):
+        low = with_wrapped_layers()
+    high, images = with_wrapped_layers(), np.random.default_rng(0).random((5, 6, 6, 1), dtype=np.float32)
+    high.set_weights(low.get_weights())
+    twin = models.in_float32(low)
+    assert {part.compute_dtype for part in twin._flatten_layers()} == {"float32"}
+    np.testing.assert_allclose(models.predict_logits(low, images), models.predict_logits(high, images), atol=1e-6)
+    in_training = precision.twin(high, "float32")
+    np.testing.assert_allclose(np.asarray(in_training(images)), np.asarray(high(images)), atol=1e-6)
+
+
+def test_what_is_built_around_a_model_is_float32_whatever_the_global_policy():
+    model, images = small("deeper_cnn"), np.random.default_rng(0).random((3, 16, 16, 1), dtype=np.float32)
+    expected = models.predict_logits(defences.deployed(model, defences.BitDepth(bits=3)), images)
+    with policy("mixed_bfloat16"):
+        around = defences.deployed(model, defences.BitDepth(bits=3))
+        detector = detection.Detector.of(small("deeper_cnn"))
+        np.testing.assert_array_equal(models.predict_logits(around, images), expected)
+        assert detector.score(images)[1].shape == (3,)
+        assert models.predict_logits(detector.surrogate(), images).shape == (3, 4)
+        assert keras.config.dtype_policy().name == "mixed_bfloat16"
 
 
 def test_a_subclassed_model_is_asked_like_any_other():

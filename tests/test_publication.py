@@ -46,6 +46,13 @@ def test_a_reader_finds_records_tables_pictures_audits_and_models(run, tmp_path)
     assert found.bytes == sum(path.stat().st_size for path in found.folder.rglob("*") if path.is_file())
 
 
+def test_the_record_gets_the_prose_that_the_experiment_has_now(run, tmp_path):
+    experiment = run.experiment.model_copy(update={"title": "said better"})
+    folder = publication.publish(runs.Run(experiment, run.profile, run.seed, run.folder), tmp_path).folder
+    assert results.read(folder / "results.json").experiment["title"] == "said better"
+    assert results.read(run.path("results.json")).experiment["title"] == run.experiment.title
+
+
 def test_the_audit_of_a_model_that_was_trained_again_since_is_left_out(own_run, tmp_path):
     write_json(own_run.path("audit/defended/audit.json"), {"model_sha256": "0" * 64})
     found = publication.publish(own_run, tmp_path / "figures")

@@ -402,6 +402,14 @@ def test_catastrophic_overfitting_is_flagged_and_stops_and_the_best_robust_epoch
     assert "catastrophic overfitting" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("values, eps", [
+    ({"method": "pgd", "attacks": [{**PGD, "eps": "2/255"}]}, 2 / 255), ({"method": "pgd", "eps": "2/255"}, 2 / 255),
+    ({"method": "fgsm", "eps": "4/255", "attacks": [{**FGSM, "eps": "2/255"}]}, 4 / 255), ({}, 8 / 255),
+])
+def test_without_an_attack_of_its_own_the_robust_check_is_at_the_training_s_eps(values, eps):
+    assert settings(robust_check={}, **values).check_attack().eps == pytest.approx(eps)
+
+
 def test_robust_check_is_the_accuracy_under_pgd_on_the_same_training_images(tmp_path):
     net, data = network(), toy_data()
     chosen = settings(method="fgsm", robust_check={"images": 32, "attack": PGD})

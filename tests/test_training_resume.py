@@ -10,16 +10,16 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from kitlib import digests
+from kitlib import digests, models
 from kitlib.files import alone_in
 from kitlib.settings import KitError
-from kitlib.training import loop, train
+from kitlib.training import checkpoint, loop, train
 from kitlib.training.checkpoint import State
 
 import keras
 import numpy as np
 import pytest
-from training_toys import FGSM, checkpoint_in, network, settings, toy_data
+from training_toys import FGSM, SHAPE, checkpoint_in, network, settings, toy_data
 
 TESTS = Path(__file__).resolve().parent
 
@@ -270,3 +270,44 @@ def test_two_devices_do_as_one_and_deterministic_repeats_bit_for_bit():
         np.testing.assert_allclose(single[1], double[1], rtol=1e-3)
         for weight, other in zip(single[2], double[2], strict=True):
             np.testing.assert_allclose(weight, other, atol=2e-3)
+
+
+def fingerprint(model):
+    return checkpoint.fingerprint_of(settings(), 0, toy_data(), model, None)
+
+
+def test_a_training_from_other_first_weights_is_another_training(tmp_path):
+    chosen = models.ModelSettings(name="deeper_cnn", options={"widths": [4, 4], "dense": [8]})
+    one, again, other = (models.build(chosen, SHAPE, 3, seed=seed) for seed in (1, 1, 2))
+    assert fingerprint(one) == fingerprint(again) != fingerprint(other)
+    for name, model in {"one": one, "again": again, "other": other}.items():
+        models.save(model, tmp_path / f"{name}.keras")
+    one, again, other = (models.load(tmp_path / f"{name}.keras") for name in ("one", "again", "other"))
+    assert fingerprint(one) == fingerprint(again) != fingerprint(other)
+
+
+def test_weights_from_a_file_are_told_from_others(tmp_path):
+    def net(**options):
+        return models.build(models.ModelSettings(name="mobilenet_v2", options=options), (32, 32, 3), 3, seed=0)
+
+    plain = net()
+    inner = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(32, 32, 3), pooling="avg")
+    path = tmp_path / "given.weights.h5"
+    inner.save_weights(path)
+    before = fingerprint(net(weights=str(path)))
+    inner.set_weights([weight + 1 for weight in inner.get_weights()])
+    inner.save_weights(path)
+    assert len({str(each) for each in (fingerprint(plain), before, fingerprint(net(weights=str(path))))}) == 3
+
+
+def test_networks_that_are_wired_otherwise_are_other_trainings():
+    def net(shortcut):
+        keras.utils.set_random_seed(0)
+        pixels = keras.Input(SHAPE)
+        made = [keras.layers.Conv2D(4, 3, padding="same")(pixels)]
+        for _ in range(2):
+            made.append(keras.layers.Conv2D(4, 3, padding="same")(made[-1]))
+        x = keras.layers.Flatten()(made[-1] + made[shortcut])
+        return keras.Model(pixels, keras.layers.Dense(3)(x))
+
+    assert fingerprint(net(0)) == fingerprint(net(0)) != fingerprint(net(1))

@@ -239,10 +239,18 @@ def beats_transfer(m: Measurements) -> Finding:
              "it more queries, and attack with a margin loss, BPDA or EOT.")
 def beats_gradient_free(m: Measurements) -> Finding:
     best = m.pgd.right & m.pgd_doubled.right
-    bad = more_right(best, m.square.right, GRADIENT_FREE)
-    return Finding(_flag_if(bad), f"Square with {m.square.attack.steps} queries leaves "
-                                  f"{points(m.square.right.mean())}, PGD {points(best.mean())}",
-                   {"square": m.square.accuracy.value, "pgd": float(best.mean())})
+    values = {"square": 0.0, "pgd": float(best.mean())}
+    if m.square is None:
+        return Finding("pass", "PGD leaves no image that Square could try", values)
+    after = best & m.square.right
+    said = (f"PGD leaves {points(best.mean())} of the images; Square with {m.square.attack.steps} queries turns "
+            f"{int((best & ~after).sum())} of these")
+    values["square"] = float(after.mean())
+    if not more_right(best, after, GRADIENT_FREE):      # nor would it be with what PGD turned and Square leaves
+        return Finding("pass", said, values)
+    alone = m.square_alone
+    said += f", and all on its own leaves {points(alone.mean())} of all"
+    return Finding(_flag_if(more_right(best, alone, GRADIENT_FREE)), said, {**values, "alone": float(alone.mean())})
 
 
 @check("Images have a gradient", threshold="at most 5 % of images without any",
@@ -370,9 +378,9 @@ def carlini_wagner(m: Measurements) -> Finding:
              "images that resist all.")
 def worst_case(m: Measurements) -> Finding:
     worst = Accuracy.of(m.survivors)
-    name, strongest = min(m.ensemble.items(), key=lambda entry: entry[1].right.mean())
+    name, strongest = m.strongest
     said = (f"worst case over {len(m.ensemble)} attacks: {worst}; "
-            f"the strongest alone, {name}: {points(strongest.right.mean())}")
+            f"the strongest, {name}: {points(strongest.right.mean())}")
     values = {"worst": worst.value, "strongest": name, "alone": strongest.accuracy.value}
     if not m.own:
         return Finding("pass", said, values)

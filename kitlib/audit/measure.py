@@ -27,14 +27,16 @@ SWEEP = (0.0, 0.25, 0.5, 1.0, 2.0)      # parts of eps
 PASSES = 5
 EOT_PASSES = 16
 LINE = tuple(np.linspace(0, 1, 9).round(3).tolist())
-CONTROLS = 64           # images on which the attacks with eps = 0 are run
+CONTROLS = 64           # images on which the claim's attacks are run with eps = 0
+OUR_CONTROLS = 16       # and the audit's, which are known to do nothing then
+FEWEST_CW = 20          # C&W L2, the dearest attack for a deep network, gets a tenth of the images, or so many
 UNDEFENDED_IMAGES = 5000
 REFERENCES = 1000       # training images that tell how far apart nearest images usually are
 
 
 class Effort(Settings):
     """How much is done. images: judged. steps: of PGD. queries: of Square. targets: likeliest other classes
-    that the targeted attack is led to. cw_images, cw_searches, cw_steps: of C&W L2."""
+    that the targeted attack is led to. cw_images (at most), cw_searches, cw_steps: of C&W L2."""
 
     images: int
     steps: int
@@ -184,7 +186,6 @@ class Measurements:
             "APGD cross-entropy": attacks.APGD(eps=eps, steps=more, stop_early=True),
             f"APGD {title}": attacks.APGD(eps=eps, steps=more, loss=self.second_loss, stop_early=True),
             "C&W margin (L-inf)": attacks.PGD(eps=eps, steps=more, loss="margin", stop_early=True),
-            "Square": attacks.Square(eps=eps, steps=self.effort.queries),
         }
 
     @property
@@ -216,9 +217,47 @@ class Measurements:
     def noise(self) -> Attacked:
         return self.under("noise")
 
-    @property
-    def square(self) -> Attacked:
-        return self.under("Square")
+    # Two attacks take thousands of passes an image, and go on with what PGD left: on the others they cannot change the
+    # worst case (Croce & Hein 2020, section 6, run the attacks of AutoAttack so). None where PGD left nothing.
+
+    @functools.cached_property
+    def square(self) -> Attacked | None:
+        """Square on the images that PGD left; those that PGD turned count as turned."""
+        return self._square_on(self.pgd.right, "PGD left") if self.pgd.right.any() else None
+
+    @functools.cached_property
+    def square_alone(self) -> np.ndarray:
+        """Which images are right under Square: it attacks those that PGD turned, too."""
+        turned = ~self.pgd.right
+        rest = self._square_on(turned, "PGD turned").right if turned.any() else turned
+        return rest if self.square is None else rest | self.square.right
+
+    def _square_on(self, which: np.ndarray, what: str) -> Attacked:
+        attack = attacks.Square(eps=self.subject.eps, steps=self.effort.queries)
+        self.say(f"{attack}, on the {which.sum()} images that {what}")
+        return self._among(which, attack)
+
+    @functools.cached_property
+    def targeted(self) -> Attacked | None:
+        """APGD led to each of the likeliest other classes (Croce & Hein 2020, section 4: APGD-T), as `square`."""
+        left, tries = self.pgd.right, []
+        attack = attacks.APGD(eps=self.subject.eps, steps=self.effort.apgd_steps, loss="margin", targeted=True,
+                              stop_early=True)
+        others = np.where(np.eye(self.clean_logits.shape[1], dtype=bool)[self.labels], -np.inf, self.clean_logits)
+        order = np.argsort(-others, axis=1, kind="stable").astype(np.int32)
+        for rank in range(min(self.effort.targets, self.subject.target.classes - 1)):
+            if left.any():
+                self.say(f"{attack}, target {rank + 1}, on the {left.sum()} images left")
+                tries.append(self._among(left, attack, targets=order[:, rank]))
+                left = tries[-1].right
+        return _together(tries) if tries else None
+
+    def _among(self, which: np.ndarray, attack: Attack, targets=None) -> Attacked:
+        """Attack those of all images (bool N) alone; the others count as wrong."""
+        found = self.attacked(attack, on=np.flatnonzero(which), targets=targets)
+        right = np.zeros_like(which)
+        right[which] = found.right
+        return dataclasses.replace(found, right=right)
 
     @functools.cached_property
     def leaks(self) -> dict[float, tuple[Attacked, Attacked]]:
@@ -244,40 +283,30 @@ class Measurements:
         """PGD at parts and multiples of eps, and at half of the pixel range."""
         sizes = sorted({min(part * self.subject.eps, LARGE) for part in SWEEP} | {LARGE})
         self.say(f"PGD at {', '.join(format_epsilon(size) for size in sizes)}")
+        others = {0.0: attacks.Noise(eps=0.0)}      # at 0 no step changes anything, so none is taken
         return {size: self.pgd if size == self.subject.eps
-                else self.attacked(self.suite["PGD"].model_copy(update={"eps": size})) for size in sizes}
+                else self.attacked(others.get(size) or self.suite["PGD"].model_copy(update={"eps": size}))
+                for size in sizes}
 
     @functools.cached_property
     def ensemble(self) -> dict[str, Attacked]:
         """Every attack within eps, by the name that tables show: the worst case is taken over them."""
         found = {name: self.under(name) for name in self.suite}
-        if self.effort.targets and self.subject.target.classes > 2:
-            found["APGD targeted"] = self.targeted
-        others = {"transferred PGD": self.transferred, "BPDA": self.bpda, "EOT": self.eot}
+        targeted = self.targeted if self.subject.target.classes > 2 else None
+        others = {"PGD, then APGD targeted": targeted, "PGD, then Square": self.square,
+                  "transferred PGD": self.transferred, "BPDA": self.bpda, "EOT": self.eot}
         return found | {name: each for name, each in others.items() if each is not None}
 
-    @functools.cached_property
-    def targeted(self) -> Attacked:
-        """APGD led to each of the likeliest other classes (Croce & Hein 2020, section 4: APGD-T)."""
-        attack = attacks.APGD(eps=self.subject.eps, steps=self.effort.apgd_steps, loss="margin", targeted=True,
-                              stop_early=True)
-        others = np.where(np.eye(self.clean_logits.shape[1], dtype=bool)[self.labels], -np.inf, self.clean_logits)
-        order = np.argsort(-others, axis=1, kind="stable")
-        rounds = min(self.effort.targets, self.subject.target.classes - 1)
-        self.say(f"{attack}, {rounds} targets")
-        tries = [self.attacked(attack, targets=order[:, rank].astype(np.int32)) for rank in range(rounds)]
-        best = max(tries, key=lambda each: len(each.turned))
-        return dataclasses.replace(
-            best, right=np.logical_and.reduce([self.clean, *(each.right for each in tries)]),
-            linf=max(each.linf for each in tries), low=min(each.low for each in tries),
-            high=max(each.high for each in tries), finite=all(each.finite for each in tries),
-            seconds=sum(each.seconds for each in tries),
-        )
+    @property
+    def strongest(self) -> tuple[str, Attacked]:
+        """The attack of the ensemble that leaves least, with its name."""
+        return min(self.ensemble.items(), key=lambda entry: entry[1].right.mean())
 
     @functools.cached_property
     def without_doubling(self) -> np.ndarray:
-        """Which images are right under every attack of the suite but the doubled PGD."""
-        return np.logical_and.reduce([self.under(name).right for name in self.suite if name != "PGD, doubled"])
+        """Which images are right under every attack of the suite, and Square, but the doubled PGD."""
+        others = [self.under(name) for name in self.suite if name != "PGD, doubled"]
+        return np.logical_and.reduce([each.right for each in [*others, self.square] if each is not None])
 
     @functools.cached_property
     def survivors(self) -> np.ndarray:
@@ -304,15 +333,15 @@ class Measurements:
     @functools.cached_property
     def controls(self) -> dict[str, tuple[int, int, float]]:
         """Attacks with eps = 0: how many answers they change, of how many images, and the largest change of a pixel."""
-        rows = np.arange(min(CONTROLS, len(self.labels)))
-        suite = {name: attack for name, attack in self.suite.items() if name in ("FGSM", "PGD") or "APGD" in name}
         self.say("controls: the attacks with eps = 0")
+        ours = [(name, self.suite[name].model_copy(update={"eps": 0.0}), OUR_CONTROLS)
+                for name in ("FGSM", "PGD", "APGD cross-entropy")]
+        theirs = [(name, attack.control(), CONTROLS) for name, attack in self.subject.own_attacks.items()]
         found = {}
-        for name, attack in {**suite, **self.subject.own_attacks}.items():
-            own = name in self.subject.own_attacks
-            control = attack.control() if own else attack.model_copy(update={"eps": 0.0})
-            after = self.attacked(control, on=rows)
-            found[name] = int((after.right != self.clean[rows]).sum()), len(rows), after.linf
+        for name, attack, most in (*ours, *theirs):
+            count = min(most, len(self.labels))
+            after = self.attacked(attack, on=np.arange(count))
+            found[name] = int((after.right != self.clean[:count]).sum()), count, after.linf
         return found
 
     # --- other models
@@ -362,7 +391,7 @@ class Measurements:
     def carlini_wagner(self) -> attacks.AttackResult | None:
         """C&W L2 on the first rightly classified images; None where there are none."""
         effort = self.effort
-        rows = np.flatnonzero(self.clean)[: effort.cw_images]
+        rows = np.flatnonzero(self.clean)[: min(effort.cw_images, max(FEWEST_CW, len(self.labels) // 10))]
         attack = attacks.CarliniWagnerL2(search_steps=effort.cw_searches, steps=effort.cw_steps, learning_rate=0.05,
                                          constant=1.0)
         if len(rows) == 0:
@@ -480,6 +509,15 @@ class Measurements:
         some = np.random.default_rng(self.seed).permutation(len(others))[:REFERENCES]
         among = _nearest(others[some], others, itself=some) if len(others) > 1 else distance
         return exact, distance, float(max(np.median(distance), np.median(among)))
+
+
+def _together(tries: list[Attacked]) -> Attacked:
+    """One attack that was tried again on what each try left."""
+    best = max(tries, key=lambda each: len(each.turned))
+    return dataclasses.replace(
+        best, right=tries[-1].right, linf=max(each.linf for each in tries), low=min(each.low for each in tries),
+        high=max(each.high for each in tries), finite=all(each.finite for each in tries),
+        seconds=sum(each.seconds for each in tries))
 
 
 def _nearest(vectors: np.ndarray, others: np.ndarray, itself: np.ndarray | None = None) -> np.ndarray:

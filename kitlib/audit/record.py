@@ -123,8 +123,7 @@ class Audit:
 
     def _adversarial(self) -> Figure | None:
         m = self.measurements
-        name = min(m.ensemble, key=lambda each: m.ensemble[each].right.mean())
-        found = m.ensemble[name]
+        name, found = m.strongest
         rows = found.turned[:4]
         if len(rows) == 0:
             return None

@@ -29,8 +29,8 @@ class Verdict(Settings):
 def judge(m: Measurements, findings: list[tuple[Check, Finding]]) -> Verdict:
     """The verdict on the judged model, or on the claim made for it."""
     worst, clean = Accuracy.of(m.survivors), Accuracy.of(m.clean)
-    name = min(m.ensemble, key=lambda each: m.ensemble[each].right.mean())
-    does_it = f"{name} alone leaves {m.ensemble[name].accuracy}"
+    name, strongest = m.strongest
+    does_it = f"{name} leaves {strongest.accuracy}"
     flags = [(check, found) for check, found in findings if found.outcome == "flag"]
     reasons = tuple(f"check {check.number}, {check.title.lower()}: {found.measured}" for check, found in flags)
     weighty = [check for check, found in flags if found.matters]

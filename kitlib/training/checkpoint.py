@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kitlib import digests
 from kitlib.files import read_arrays, write_arrays
+from kitlib.models import origin_of
 from kitlib.settings import KitError
 
 import keras
@@ -66,21 +67,35 @@ def folder_of(fingerprint: dict, parent: Path) -> Path:
 
 
 def fingerprint_of(settings, seed: int, dataset, network, baseline) -> dict:
-    """What decides the outcome of a training but for its first weights, which a stop leaves changed in the caller's
-    model. `baseline`: where it matters, else None."""
+    """What decides the outcome of a training. Of the first weights it is their origin that counts (of a model that
+    kitlib.models did not make, nothing), as a stop leaves those in the caller's model changed. `baseline`: where it
+    matters, else None."""
     return {
         "settings": settings.model_dump(mode="json"),
         "seed": seed,
         "code": digests.of_code("models", "data", "attacks", "training"),
         "data": dataset.digest,
         "network": hashlib.sha256(json.dumps(_structure(network), default=str).encode()).hexdigest(),
+        "origin": origin_of(network),
         "baseline": digests.of_arrays(baseline.get_weights()) if baseline is not None else None,
     }
 
 
 def _structure(network: keras.Model) -> list:
-    """Layers, options and shapes, without the names, which Keras numbers through a whole process."""
+    """Layers, options, shapes and wiring, without the names, which Keras numbers through a whole process."""
     leaves = [layer for layer in network._flatten_layers() if not isinstance(layer, keras.Model)]
     configs = [{**layer.get_config(), "name": None} for layer in leaves]
     shapes = [list(weight.shape) for weight in network.weights]
-    return [[type(layer).__name__ for layer in leaves], configs, shapes]
+    return [[type(layer).__name__ for layer in leaves], configs, shapes, _wiring(network)]
+
+
+def _wiring(network: keras.Model) -> list:
+    """For each operation in each functional model, the places of those that it takes its inputs from."""
+    wired = []
+    for model in network._flatten_layers():
+        operations = getattr(model, "operations", [])
+        places = {id(operation): place for place, operation in enumerate(operations)}
+        nodes = [node for level in getattr(model, "_nodes_by_depth", {}).values() for node in level]
+        wired.append(sorted([places[id(node.operation)], *(places[id(tensor._keras_history.operation)]
+                                                           for tensor in node.input_tensors)] for node in nodes))
+    return wired

@@ -41,7 +41,8 @@ def train(
 
     model: float32 Keras model, pixels in, logits out; it stays float32 whatever the precision.
     folder: each training gets a folder of its own in there, named after what decides its outcome (settings,
-        seed, data, network, baseline, the kit's code; not the first weights), and in that `checkpoint.npz`
+        seed, data, network, baseline, the kit's code; of the first weights the seed or file that kitlib.models made
+        them from, so train two models of your own with the same layers in two folders), and in that `checkpoint.npz`
         after each epoch. Where one is there already, training goes on from it (same learning-rate position,
         early-stopping state, batches and random states); a finished training is not repeated, its weights
         are put into `model`. So after a change another training begins, beside what was there.

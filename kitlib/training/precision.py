@@ -4,6 +4,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from kitlib.models import copy_weights
+
 import keras
 import tensorflow as tf
 
@@ -105,5 +107,5 @@ def twin(network: keras.Model, precision: str) -> keras.Model:
         return kind.from_config(config)
 
     copy = keras.models.clone_model(network, clone_function=copied)
-    copy.set_weights(network.get_weights())
+    copy_weights(network, copy)
     return copy

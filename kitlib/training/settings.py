@@ -48,7 +48,8 @@ class Augmentation(Settings):
 
 
 class RobustCheck(Settings):
-    """PGD on one fixed batch after each epoch (the default: 10 steps at the training's eps).
+    """PGD on one fixed batch after each epoch: `attack`, judged by its last step as a training attack is, or 10 steps
+    at the training's eps, judged by the best.
 
     A fall of `robust_accuracy` by more than 20 points from one epoch to the next is flagged as
     catastrophic overfitting (Wong et al. 2020, arXiv:2001.03994, section 5); `stop` ends the
@@ -90,6 +91,9 @@ class TrainingSettings(Settings):
     inference_mode_after: from this many epochs on, train the network in inference mode (batch norm
         uses and keeps its moving statistics): paper B's code does so after its first epoch, because
         it never returns from model.eval().
+    weight_decay: decoupled from the gradient (Loshchilov & Hutter 2019, arXiv:1711.05101): each update takes rate x
+        decay of the weights off them. In PyTorch's SGD a decay d goes through the momentum m, which makes it
+        d / (1 - m) here.
     schedule: of the learning rate, over the whole training: constant; cosine to zero; one_cycle (up
         for two fifths, then down to zero); steps (a tenth at one half and at three quarters).
     keep: the weights of the last epoch, of the best by validation accuracy, or of the best by the
@@ -191,7 +195,9 @@ class TrainingSettings(Settings):
 
     def check_attack(self) -> attacks.Attack:
         """The attack of the robust check."""
-        return self.robust_check.attack or _pgd(self.eps, step=self.eps / 4, steps=10, keep="best")
+        trained_on = [attack.eps for attack in self.attacks if isinstance(attack, attacks.InBall)]
+        eps = self.eps if self._is_set("eps") or not trained_on else max(trained_on)
+        return self.robust_check.attack or _pgd(eps, step=eps / 4, steps=10, keep="best")
 
     def sees_training_mode(self) -> bool:
         """Whether the training attacks see dropout and batch norm as in training."""
