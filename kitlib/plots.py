@@ -311,7 +311,7 @@ def naive_against_adaptive(records: dict[str, dict], chance: float) -> Figure:
 def accuracy_against_cost(records: dict[str, dict]) -> Figure:
     """Clean accuracy (hollow) over worst case (full, with its interval) at the cost of training.
 
-    records: as kitlib.comparison.judged gives them. Contenders at nearly the same place share a label.
+    records: as kitlib.comparison.judged gives them. Contenders at the same place share a label.
     """
     figure, axes = plt.subplots(figsize=(7.5, 4.6))
     places: dict[tuple, list[str]] = {}
@@ -321,11 +321,12 @@ def accuracy_against_cost(records: dict[str, dict]) -> Figure:
         axes.plot([cost, cost], [worst, 100 * record["clean"]["accuracy"]], color="0.85", zorder=1)
         axes.errorbar(cost, worst, yerr=[[max(worst - low, 0)], [max(high - worst, 0)]], fmt="o", capsize=3, color="C3")
         axes.plot(cost, 100 * record["clean"]["accuracy"], "o", mfc="none", color="C0")
-        places.setdefault((round(4 * np.log2(cost)), round(worst / 5)), []).append(name)
+        places.setdefault((round(16 * np.log2(cost)), round(worst / 5)), []).append(name)
     for names in places.values():
         first = records[names[0]]
         at = (first["training"]["times_plain"], 100 * first["worst_case"]["accuracy"])
-        axes.annotate("\n".join(names), at, (6, 4), textcoords="offset points", fontsize=8)
+        axes.annotate(", ".join(names), at, (7, 3), textcoords="offset points", fontsize=8, rotation=40,
+                      rotation_mode="anchor")     # aslant, so that names of neighbours do not meet
     axes.set(xscale="log", xlabel="training time, times the plain one", ylabel="accuracy, %", ylim=(-3, 102),
              title="Clean accuracy (hollow) and worst case (full)")
     axes.margins(x=0.25)
