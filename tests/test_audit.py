@@ -341,6 +341,26 @@ def test_an_undefended_model_is_not_robust_and_raises_no_alarm(plain, digits_set
     assert found.verdict.kind == "not robust" and found.flagged() == []
 
 
+def test_resisting_what_an_undefended_model_resists_is_called_no_merit(honest):
+    findings = [(check, check.function(honest.measurements)) for check in audit.CHECKS]
+    assert audit.judge(honest.measurements, findings).sentence.endswith("A stronger attack may still be found.")
+    unbroken = [(check, dataclasses.replace(found, outcome="cannot tell", measured="nothing broke it")
+                 if check.name == "breaks_undefended" else found) for check, found in findings]
+    found = audit.judge(honest.measurements, unbroken)
+    assert found.kind == "trustworthy" and found.sentence.endswith("Whether that is a merit is open: nothing broke it.")
+
+
+def test_a_worst_case_that_guessing_reaches_is_not_robust_however_high(honest):
+    m = honest.measurements
+    share = (m.survivors.mean() + m.clean.mean()) / 2
+    labels, m.labels = m.labels, (np.arange(len(m.labels)) >= share * len(m.labels)).astype(np.int32)
+    try:
+        found = audit.judge(m, [])
+    finally:
+        m.labels = labels
+    assert found.kind == "not robust" and "always naming the most frequent class gets" in found.sentence
+
+
 def test_a_flag_makes_a_verdict_doubtful(honest):
     findings = [(check, check.function(honest.measurements)) for check in audit.CHECKS]
     check, found = findings[7]

@@ -38,21 +38,24 @@ def judge(m: Measurements, findings: list[tuple[Check, Finding]]) -> Verdict:
     def verdict(kind: Kind, sentence: str) -> Verdict:
         return Verdict(kind=kind, sentence=sentence, reasons=reasons, attack=does_it)
 
-    claim = m.subject.claim
-    if clean.value <= guessing(m.labels):
+    claim, guessed = m.subject.claim, guessing(m.labels)
+    if clean.value <= guessed:
         return verdict("doubtful", f"Without any attack the model gets {clean}, which is no better than always naming "
-                                   f"the most "
-                                   "frequent class: check the input range and the order of the classes.")
+                                   "the most frequent class: check the input range and the order of the classes.")
     if claim is not None and worst.interval[1] < claim:
         return verdict("refuted", f"The claim of {points(claim)} is refuted: {does_it}, and {worst} resist every "
-                                  f"attack.")
-    if claim is None and worst.value <= max(guessing(m.labels), LEFT * clean.value):
-        return verdict("not robust", f"The model is not robust at this eps: {worst} resist every attack, of {clean} "
-                                     f"right without attack. {does_it}.")
+                                  "attack.")
+    if claim is None and worst.value <= max(guessed, LEFT * clean.value):
+        beside = f" (always naming the most frequent class gets {points(guessed)})" if worst.value <= guessed else ""
+        return verdict("not robust", f"The model is not robust at this eps: {worst} resist every attack{beside}, of "
+                                     f"{clean} right without attack. {does_it}.")
     stands = f"{worst} resist every attack" + ("" if claim is None else f", against a claim of {points(claim)}")
     if weighty:
         numbers = ", ".join(str(check.number) for check in weighty)
         return verdict("doubtful", f"{stands}, but {len(weighty)} of the checks cast doubt on it ({numbers}): "
-                                   f"robustness "
-                                   "may well be lower.")
-    return verdict("trustworthy", f"{stands}, and no check casts doubt on it. A stronger attack may still be found.")
+                                   "robustness may well be lower.")
+    unbroken = [found.measured for check, found in findings
+                if check.name == "breaks_undefended" and found.outcome == "cannot tell"]
+    merit = f" Whether that is a merit is open: {unbroken[0]}." if unbroken else ""
+    return verdict("trustworthy", f"{stands}, and no check casts doubt on it. A stronger attack may still be found."
+                                  f"{merit}")
