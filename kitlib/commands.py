@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import sys
 import time
@@ -13,6 +14,7 @@ from kitlib.settings import KitError, parse_epsilon
 
 def add_audit(command: argparse.ArgumentParser) -> None:
     """The options of `audit`."""
+    command._negative_number_matcher = re.compile(r"^-[\d.][\d.,eE+-]*$")   # -1,1 is a range, no option
     command.add_argument("file", nargs="?", help="a saved Keras 3 model (.keras), or weights with --model-name")
     command.add_argument("--data", help="digits, cifar10, ..., a folder of <class>/<image>, or an .npz")
     command.add_argument("--eps", type=_number(parse_epsilon),
@@ -88,6 +90,8 @@ def run_audit(arguments) -> int:
         raise KitError("give either a model's file or --run EXPERIMENT")
     if arguments.images is not None and arguments.images < 1:
         raise KitError(f"--images must be at least 1, not {arguments.images}")
+    if not 0 <= arguments.seed < 2**32:
+        raise KitError(f"--seed must be from 0 to {2**32 - 1}, not {arguments.seed}")
     effort = audit.QUICK if arguments.quick else audit.FULL
     effort = effort.model_copy(update={"images": arguments.images or effort.images})
     subject, about, folder = (request.from_run if arguments.run else request.from_file)(arguments, effort)

@@ -275,7 +275,8 @@ def float32_policy():
 @float32_policy()
 def _clone(model):
     def float32(layer):
-        return layer.__class__.from_config(_widened(layer.get_config()) | {"dtype": "float32"})
+        wide = {"dtype": "float32"} if isinstance(layer, layers.Layer) else {}     # a function has none
+        return layer.__class__.from_config(_widened(layer.get_config()) | wide)
 
     try:
         twin = keras.models.clone_model(model, clone_function=float32, recursive=True)

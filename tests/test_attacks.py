@@ -409,6 +409,32 @@ def test_two_classes_are_attacked_with_dlr_by_the_margin(images, labels):
     np.testing.assert_array_equal(ours, theirs)
 
 
+def odd(front=lambda pixels: pixels, back=lambda logits: logits):
+    keras.utils.set_random_seed(0)
+    pixels = keras.Input((8, 8, 1))
+    return keras.Model(pixels, back(keras.layers.Dense(4)(keras.layers.Flatten()(front(pixels)))))
+
+
+@pytest.mark.parametrize("parts", [
+    {"back": lambda logits: keras.ops.tanh(30 * logits)},                                  # ties: DLR is 0 / 0
+    {"front": lambda pixels: keras.ops.sqrt((pixels[:, 1:] - pixels[:, :-1]) ** 2)},       # NaN where it is flat
+    {"front": lambda pixels: pixels**0.5},                                                 # infinite at black
+], ids=["saturated", "nan", "infinite"])
+@pytest.mark.parametrize("attack", [
+    attacks.FGSM(eps=0.1), attacks.PGD(eps=0.1, steps=5), attacks.PGD(eps=1, steps=5, norm="l2"),
+    attacks.MIM(eps=0.1, steps=5), attacks.APGD(eps=0.1, steps=5, loss="dlr"),
+    attacks.CarliniWagnerL2(search_steps=2, steps=10),
+], ids=lambda attack: f"{attack.name}-{getattr(attack, 'norm', '')}")
+def test_gradients_that_are_no_numbers_leave_images_that_are(parts, attack):
+    model = odd(**parts)
+    images = np.random.default_rng(0).random((12, 8, 8, 1), dtype=np.float32)
+    images[:, 2:6], images[:, 0] = 0.5, 0
+    labels = models.predict_logits(model, images).argmax(1)
+    result = attacks.run(attack, model, images, labels)
+    assert np.isfinite(result.images).all() and 0 <= result.images.min() <= result.images.max() <= 1
+    assert np.isfinite(result.linf).all()
+
+
 def test_square_needs_no_gradient(trained_model, images, labels):
     inputs = keras.Input((8, 8, 1))
     model = keras.Model(inputs, trained_model(keras.ops.round(inputs * 16) / 16))      # the gradient is zero

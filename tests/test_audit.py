@@ -169,6 +169,11 @@ def test_steps_that_take_whole_numbers_alone_have_no_stand_in(digits_set):
     assert found.blocked is None and outcome("has_gradient", found).outcome == "flag"
 
 
+def test_randomness_behind_small_logits_is_seen(digits_set):
+    small = around(around(network(), after=DropoutLeftOn()), after=layers.Rescaling(1e-6))
+    assert outcome("deterministic", measured(small, digits_set)).outcome == "flag"
+
+
 @pytest.mark.parametrize("layer", [RandomResize, DropoutLeftOn])
 def test_randomness_at_test_time(plain, digits_set, layer):
     effort = TINY.model_copy(update={"steps": 8})

@@ -100,7 +100,7 @@ def with_wrapped_layers():
     adapted.adapt(np.random.default_rng(1).normal(5, 3, (64, 6, 6, 1)).astype(np.float32))
     pixels = keras.Input((6, 6, 1))
     x = layers.SpectralNormalization(layers.Conv2D(4, 3))(adapted(pixels))
-    x = layers.Flatten()(layers.TimeDistributed(layers.Dense(3))(x))
+    x = layers.Flatten()(layers.TimeDistributed(layers.Dense(3))(keras.ops.relu(x) * 2))
     return keras.Model(pixels, layers.Dense(3, dtype="float32")(x))
 
 

@@ -238,13 +238,17 @@ class InBall(Attack):
 
 
 def input_gradient(call: Call, loss_fn: Callable, at, labels, targeted: bool) -> tf.Tensor:
-    """CleverHans's gradient of the loss (negated where targeted) for the pixels; zero if there is none.
+    """CleverHans's gradient of the loss (negated where targeted) for the pixels; zero where there is none or it is no
+    number (as below the square root of 0), and the largest number where it is infinite.
 
     CleverHans wraps it in a tf.function of its own, whose cache would hold every model's graph for ever
     and whose inner tensors cannot be had; its plain Python function joins the kit's graph instead.
     """
     gradient = compute_gradient.python_function(call, loss_fn, at, labels, targeted)
-    return tf.zeros_like(at) if gradient is None else gradient
+    if gradient is None:
+        return tf.zeros_like(at)
+    gradient = tf.where(tf.math.is_nan(gradient), tf.zeros_like(gradient), gradient)
+    return tf.clip_by_value(gradient, gradient.dtype.min, gradient.dtype.max)
 
 
 def _in_unit_l2_ball(state: State, seed) -> tf.Tensor:
@@ -306,7 +310,7 @@ def loss_of(name: LossName, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     if name == "margin" or logits.shape[-1] < 3:
         return distance
     top = tf.math.top_k(logits, 3).values
-    return distance / (top[:, 0] - top[:, 2] + 1e-12)
+    return distance / tf.maximum(top[:, 0] - top[:, 2], 1e-12)     # TensorFlow's optimizer drops an added 1e-12
 
 
 def margin(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:

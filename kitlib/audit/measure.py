@@ -403,12 +403,11 @@ class Measurements:
 
     @functools.cached_property
     def no_gradient(self) -> np.ndarray:
-        """For which images the gradient of the cross-entropy is zero in every pixel, or not finite."""
+        """For which images the gradient of the cross-entropy is zero, or no number, in every pixel."""
         def losses(labels, logits):
             return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
 
-        gradients = self._gradients(losses)
-        return ~np.isfinite(gradients).all((1, 2, 3)) | (gradients == 0).all((1, 2, 3))
+        return (self._gradients(losses) == 0).all((1, 2, 3))
 
     @functools.cached_property
     def climbs(self) -> np.ndarray:
@@ -423,6 +422,7 @@ class Measurements:
         return uphill > sideways
 
     def _gradients(self, loss: Callable) -> np.ndarray:
+        """For the pixels, as the attacks take them: 0 where it is no number."""
         def gradient(images, labels):
             with tf.GradientTape() as tape:
                 tape.watch(images)
@@ -435,7 +435,7 @@ class Measurements:
         compiled = tf.function(gradient, input_signature=signature, autograph=False).get_concrete_function()
         parts = range(0, len(self.labels), self.batch)
         batches = ((self.images[i:i + self.batch], self.labels[i:i + self.batch]) for i in parts)
-        return np.concatenate([compiled(*map(tf.constant, batch)).numpy() for batch in batches])
+        return np.nan_to_num(np.concatenate([compiled(*map(tf.constant, batch)).numpy() for batch in batches]))
 
     @functools.cached_property
     def spread_of_passes(self) -> dict[str, float]:
@@ -445,7 +445,8 @@ class Measurements:
 
         def spread(call):
             outputs = np.stack([np.asarray(call(images), np.float32) for _ in range(PASSES)])
-            return float((outputs.max(0) - outputs.min(0)).max() / max(1.0, np.abs(outputs).max()))
+            largest = max(np.abs(outputs).max(), np.finfo(np.float32).tiny)
+            return float((outputs.max(0) - outputs.min(0)).max() / largest)
 
         given = self.subject.target.model
         return {"inference": spread(lambda x: given(x, training=False)), "plain": spread(lambda x: given(x))}

@@ -101,7 +101,7 @@ def twin(network: keras.Model, precision: str) -> keras.Model:
 
     def copied(layer):
         config = layer.get_config()
-        if layer.name not in last and not isinstance(layer, exact):
+        if isinstance(layer, keras.layers.Layer) and layer.name not in last and not isinstance(layer, exact):
             config["dtype"] = policy
         kind = FusedBatchNormalization if _can_be_fused(layer) else type(layer)
         return kind.from_config(config)
