@@ -169,6 +169,17 @@ def test_steps_that_take_whole_numbers_alone_have_no_stand_in(digits_set):
     assert found.blocked is None and outcome("has_gradient", found).outcome == "flag"
 
 
+def test_an_answer_that_depends_on_the_batch_is_seen(digits_set, plain):
+    @keras.saving.register_keras_serializable("tests")
+    class OfTheBatch(layers.Layer):
+        def call(self, logits):
+            return logits - keras.ops.mean(logits, axis=0, keepdims=True)
+
+    found = outcome("deterministic", measured(around(plain, after=OfTheBatch()), digits_set))
+    assert found.outcome == "flag" and found.matters and "one by one" in found.measured
+    assert outcome("deterministic", measured(plain, digits_set)).outcome == "pass"
+
+
 def test_randomness_behind_small_logits_is_seen(digits_set):
     small = around(around(network(), after=DropoutLeftOn()), after=layers.Rescaling(1e-6))
     assert outcome("deterministic", measured(small, digits_set)).outcome == "flag"

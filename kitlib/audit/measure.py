@@ -439,17 +439,21 @@ class Measurements:
 
     @functools.cached_property
     def spread_of_passes(self) -> dict[str, float]:
-        """Largest difference between outputs of five passes over the same images, relative to the largest output:
-        in inference mode, and called plainly as `model(images)`."""
-        images = tf.constant(self.images[:16])
+        """Largest difference between outputs for the same images, relative to the largest output: of five passes in
+        inference mode, of five called plainly as `model(images)`, and of images asked together and one by one."""
+        images, given = tf.constant(self.images[:16]), self.subject.target.model
 
-        def spread(call):
-            outputs = np.stack([np.asarray(call(images), np.float32) for _ in range(PASSES)])
+        def infer(some):
+            return np.asarray(given(some, training=False), np.float32)
+
+        def spread(outputs):
             largest = max(np.abs(outputs).max(), np.finfo(np.float32).tiny)
-            return float((outputs.max(0) - outputs.min(0)).max() / largest)
+            return float((np.max(outputs, 0) - np.min(outputs, 0)).max() / largest)
 
-        given = self.subject.target.model
-        return {"inference": spread(lambda x: given(x, training=False)), "plain": spread(lambda x: given(x))}
+        singly = np.concatenate([infer(images[place:place + 1]) for place in range(len(images))])
+        return {"inference": spread([infer(images) for _ in range(PASSES)]),
+                "plain": spread([np.asarray(given(images), np.float32) for _ in range(PASSES)]),
+                "alone": spread([infer(images), singly])}
 
     @property
     def random(self) -> bool:
