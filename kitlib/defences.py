@@ -216,7 +216,8 @@ def _around(model: keras.Model, defence: Defence, draws: int, **how) -> keras.Mo
         raise KitError(f"a defence needs a model that knows its input shape, and {type(model).__name__} does not: put "
                        "it into a functional one, keras.Model(pixels, model(pixels))")
     try:
-        _Prepared(defence, draws, **how).call(tf.zeros((1, *shape[1:])))    # for its errors
+        if None not in shape[1:]:
+            _Prepared(defence, draws, **how).call(tf.zeros((1, *shape[1:])))    # for its errors
     except (tf.errors.InvalidArgumentError, ValueError) as error:
         raise KitError(f"{defence} does not go with images of {' x '.join(map(str, shape[1:]))}: "
                        f"{first_line(error)}") from None

@@ -198,6 +198,16 @@ def test_bad_settings_are_refused(settings, message):
         defences.read(settings)
 
 
+def test_a_model_of_images_of_any_size_can_be_defended():
+    pixels = keras.Input((None, None, 1))
+    model = keras.Model(pixels, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(pixels)))
+    defended = defences.deployed(model, defences.read({"name": "bit_depth", "bits": 1}))
+    for side in (6, 9):
+        white = np.ones((2, side, side, 1), np.float32)
+        np.testing.assert_allclose(models.predict_logits(defended, 0.9 * white), models.predict_logits(model, white),
+                                   atol=1e-6)
+
+
 def test_a_picture_too_small_for_a_defence_and_a_model_of_unknown_shape_are_refused(trained_model):
     class Mine(keras.Model):
         def call(self, images):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from kitlib import attacks
 from kitlib.attacks import Attack
-from kitlib.attacks.base import margin
+from kitlib.attacks.base import input_gradient, logits_of, margin
 from kitlib.audit import surrogate
 from kitlib.audit.target import Averaged, Target, straight_through
 from kitlib.data import similarity
@@ -283,10 +283,15 @@ class Measurements:
         """PGD at parts and multiples of eps, and at half of the pixel range."""
         sizes = sorted({min(part * self.subject.eps, LARGE) for part in SWEEP} | {LARGE})
         self.say(f"PGD at {', '.join(format_epsilon(size) for size in sizes)}")
-        others = {0.0: attacks.Noise(eps=0.0)}      # at 0 no step changes anything, so none is taken
-        return {size: self.pgd if size == self.subject.eps
-                else self.attacked(others.get(size) or self.suite["PGD"].model_copy(update={"eps": size}))
-                for size in sizes}
+
+        def at(size: float) -> Attacked:
+            if size == self.subject.eps:
+                return self.pgd
+            # At 0 no step changes anything, so none is taken.
+            pgd = self.suite["PGD"].model_copy(update={"eps": size})
+            return self.attacked(pgd if size else attacks.Noise(eps=0.0))
+
+        return {size: at(size) for size in sizes}
 
     @functools.cached_property
     def ensemble(self) -> dict[str, Attacked]:
@@ -424,18 +429,14 @@ class Measurements:
     def _gradients(self, loss: Callable) -> np.ndarray:
         """For the pixels, as the attacks take them: 0 where it is no number."""
         def gradient(images, labels):
-            with tf.GradientTape() as tape:
-                tape.watch(images)
-                value = loss(labels, tf.cast(self.model(images, training=False), tf.float32))
-            found = tape.gradient(value, images)
-            return tf.zeros_like(images) if found is None else found
+            return input_gradient(logits_of(self.model), loss, images, labels, targeted=False)
 
         signature = [tf.TensorSpec([None, *self.images.shape[1:]]), tf.TensorSpec([None], tf.int32)]
         # Called through its concrete function, as TensorFlow would take one line's functions for one that retraces.
         compiled = tf.function(gradient, input_signature=signature, autograph=False).get_concrete_function()
         parts = range(0, len(self.labels), self.batch)
         batches = ((self.images[i:i + self.batch], self.labels[i:i + self.batch]) for i in parts)
-        return np.nan_to_num(np.concatenate([compiled(*map(tf.constant, batch)).numpy() for batch in batches]))
+        return np.concatenate([compiled(*map(tf.constant, batch)).numpy() for batch in batches])
 
     @functools.cached_property
     def spread_of_passes(self) -> dict[str, float]:
