@@ -95,5 +95,5 @@ def read_picture(path: str, settings: DataSettings) -> np.ndarray:
     Returns float32, 1 x size x size x channels, in [0, 1]. Raises KitError for a file that is no usable picture.
     """
     file = Path(path).expanduser().absolute()
-    found = read_pictures([file], settings.size, settings.shorter_side(), settings.channels, cache=None)
+    found = read_pictures([file], settings.form(), cache=None)
     return found["images"].astype(np.float32) / np.float32(255)

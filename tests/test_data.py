@@ -75,10 +75,10 @@ def test_each_data_set_has_its_usual_settings():
 
 
 def test_the_lung_slices_are_resized_in_the_papers_proportion():
-    assert DataSettings(name="iq_othnccd").shorter_side() == 256
-    assert DataSettings(name="iq_othnccd", size=112).shorter_side() == 128
-    assert DataSettings(name="iq_othnccd", size=112, resize=112).shorter_side() == 112
-    assert DataSettings(name="image_folder", path="x", size=64).shorter_side() == 64
+    assert DataSettings(name="iq_othnccd").form().shorter_side == 256
+    assert DataSettings(name="iq_othnccd", size=112).form().shorter_side == 128
+    assert DataSettings(name="iq_othnccd", size=112, resize=112).form().shorter_side == 112
+    assert DataSettings(name="image_folder", path="x", size=64).form().shorter_side == 64
 
 
 def test_the_data_folder_is_named_by_the_environment_or_lies_in_the_repository(monkeypatch, tmp_path):
@@ -246,7 +246,16 @@ def test_preparation_is_resize_of_the_shorter_side_then_centre_crop():
     """As torchvision's Resize(32), CenterCrop(28): 40 x 60 becomes 32 x 48, of which rows 2-29 and columns 10-37."""
     picture = Image.fromarray(noise(np.random.default_rng(0), 40, 60))
     expected = np.asarray(picture.resize((48, 32), Image.Resampling.BILINEAR))[2:30, 10:38]
-    np.testing.assert_array_equal(np.asarray(pictures._resize_and_crop(picture, 28, 32)), expected)
+    form = pictures.Form(28, 28, 3, shorter_side=32)
+    np.testing.assert_array_equal(np.asarray(pictures._brought_to(form, picture)), expected)
+
+
+def test_or_the_whole_picture_is_resized_whatever_its_proportions():
+    """As keras.utils.image_dataset_from_directory does by default, with antialiasing."""
+    picture = Image.fromarray(noise(np.random.default_rng(0), 40, 60))
+    form = pictures.Form(28, 20, 3, shorter_side=None)
+    expected = np.asarray(picture.resize((20, 28), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(np.asarray(pictures._brought_to(form, picture)), expected)
 
 
 def test_image_folder_reads_classes_and_keeps_a_decoded_copy(tmp_path):

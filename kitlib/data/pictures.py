@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import json
@@ -56,48 +57,74 @@ def list_pictures(folder: Path) -> tuple[list[Path], int]:
     return sorted(pictures, key=_number_order), len(entries) - len(pictures)
 
 
+def inner_folders(place: Path) -> list[Path]:
+    """Folders directly in `place` in alphabetical order, hidden ones left out; none where it is no folder.
+
+    Raises KitError where it may not be read.
+    """
+    try:
+        return sorted(entry for entry in place.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    except PermissionError:
+        raise KitError(f"folder {printable(place)} cannot be read: you lack the permission") from None
+    except OSError:
+        return []
+
+
 def _number_order(path: Path) -> list:
     """Sort key by which 'case (2)' comes before 'case (10)'."""
     return [(0, int(piece), "") if piece.isdecimal() else (1, 0, piece)
             for piece in re.split(r"([0-9]+)", path.name) if piece]
 
 
-def read_pictures(paths: list[Path], size: int, shorter_side: int, channels: int,
-                  cache: Path | None) -> dict[str, np.ndarray]:
-    """Decode files to `images` (uint8, N x size x size x channels), `thumbnails` (uint8, N x 64 x 64, grey,
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """What every picture is brought to: height x width in pixels, with 1 (grey) or 3 channels.
+
+    shorter_side: to which the shorter side is resized before the centre is cut out, as torchvision's
+    Resize(shorter_side), CenterCrop((height, width)) do; None resizes the whole picture to height x width, whatever
+    its proportions, as Keras's image_dataset_from_directory does. Bilinear with antialiasing.
+    """
+
+    height: int
+    width: int
+    channels: int
+    shorter_side: int | None
+
+
+def read_pictures(paths: list[Path], form: Form, cache: Path | None) -> dict[str, np.ndarray]:
+    """Decode files to `images` (uint8, N x height x width x channels), `thumbnails` (uint8, N x 64 x 64, grey,
     the whole picture), `digests` (sha256 of each file, hexadecimal) and `shapes` (text, width x height of each file).
 
-    As torchvision's Resize(shorter_side), CenterCrop(size) do: bilinear with antialiasing. Sixteen-bit grey is
-    scaled to eight; transparent parts become black; a picture is turned as its camera says. A decoded copy is
-    kept in the folder `cache` where that can be written, named by the state of the files and the settings.
+    Sixteen-bit grey is scaled to eight; transparent parts become black; a picture is turned as its camera says. A
+    decoded copy is kept in the folder `cache` where that can be written, named by the state of the files and `form`.
     Raises KitError that names the files which cannot be read, and why.
     """
-    refuse_beyond_memory(len(paths), size, channels)
-    kept = cache / f"{_state(paths, size, shorter_side, channels)}.npz" if cache else None
+    refuse_beyond_memory(len(paths), form.height, form.width, form.channels)
+    kept = cache / f"{_state(paths, form)}.npz" if cache else None
     if kept and kept.exists():
         with contextlib.suppress(KitError):  # a damaged copy is made anew
             return files.read_arrays(kept)
-    arrays = _decode_all(paths, size, shorter_side, channels)
+    arrays = _decode_all(paths, form)
     if kept:
         with contextlib.suppress(KitError):  # a folder that cannot be written only costs the time to decode again
             files.write_arrays(kept, **arrays)
     return arrays
 
 
-def refuse_beyond_memory(count: int, size: int, channels: int) -> None:
+def refuse_beyond_memory(count: int, height: int, width: int, channels: int) -> None:
     """Raises KitError where so many images as uint8 would fill more than half of the machine's memory."""
-    needed = count * size**2 * channels
+    needed = count * height * width * channels
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory / 2:
-        raise KitError(f"{count:,} images of {size} x {size} x {channels} need {needed / 2**30:.1f} GiB, more "
+        raise KitError(f"{count:,} images of {height} x {width} x {channels} need {needed / 2**30:.1f} GiB, more "
                        f"than half of this machine's {memory / 2**30:.1f}: choose a smaller size or fewer images")
 
 
-def _state(paths, size, shorter_side, channels) -> str:
+def _state(paths, form: Form) -> str:
     stats = [_stat(path) for path in paths]
     entries = [[printable(path), entry.st_size, entry.st_mtime_ns] for path, entry in zip(paths, stats, strict=True)
                if entry]
-    key = [CACHE_FORMAT, size, shorter_side, channels, len(paths), entries]
+    key = [CACHE_FORMAT, dataclasses.astuple(form), len(paths), entries]
     return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
 
 
@@ -108,10 +135,10 @@ def _stat(path):
         return None
 
 
-def _decode_all(paths, size, shorter_side, channels):
+def _decode_all(paths, form: Form):
     def decode(path):
         try:
-            return _decode(path, size, shorter_side, channels)
+            return _decode(path, form)
         except Unreadable as reason:
             return str(reason)
         except Exception as error:  # decoders raise anything on damaged files
@@ -136,15 +163,15 @@ def _refuse_unreadable(paths, decoded):
                        "Repair, replace or remove them")
 
 
-def _decode(path, size, shorter_side, channels):
+def _decode(path, form: Form):
     data = _bytes_of(path)
     opened = _open(data)
     picture = _eight_bits(ImageOps.exif_transpose(opened), opened.format)
     grey = picture.convert("L")
-    image = np.asarray(_resize_and_crop(grey if channels == 1 else picture.convert("RGB"), size, shorter_side))
+    image = np.asarray(_brought_to(form, grey if form.channels == 1 else picture.convert("RGB")))
     thumbnail = np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
     shape = f"{picture.width} x {picture.height}"
-    return image.reshape(size, size, channels), thumbnail, hashlib.sha256(data).hexdigest(), shape
+    return image.reshape(form.height, form.width, form.channels), thumbnail, hashlib.sha256(data).hexdigest(), shape
 
 
 def _bytes_of(path: Path) -> bytes:
@@ -198,13 +225,16 @@ def _eight_bits(picture: Image.Image, format: str) -> Image.Image:
     return picture if picture.mode in ("L", "RGB") else picture.convert("L" if picture.mode == "1" else "RGB")
 
 
-def _resize_and_crop(picture, size, shorter_side):
+def _brought_to(form: Form, picture: Image.Image) -> Image.Image:
+    if form.shorter_side is None:
+        return picture.resize((form.width, form.height), Image.Resampling.BILINEAR)
     width, height = picture.size
     short = min(width, height)
-    to = tuple(shorter_side if side == short else int(shorter_side * side / short) for side in (width, height))
+    to = tuple(form.shorter_side if side == short else int(form.shorter_side * side / short)
+               for side in (width, height))
     picture = picture.resize(to, Image.Resampling.BILINEAR)
-    left, top = (round((side - size) / 2) for side in to)
-    return picture.crop((left, top, left + size, top + size))
+    left, top = (round((side - wanted) / 2) for side, wanted in zip(to, (form.width, form.height), strict=True))
+    return picture.crop((left, top, left + form.width, top + form.height))
 
 
 def fit(images: np.ndarray, size: int, channels: int) -> np.ndarray:

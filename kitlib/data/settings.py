@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from kitlib.data.pictures import Form
 from kitlib.settings import Settings, choose
 
 import pydantic
@@ -132,11 +133,10 @@ class DataSettings(Settings):
             raise ValueError(f"'resize' ({self.resize}) must be at least 'size' ({self.size})")
         return self
 
-    def shorter_side(self) -> int:
-        """Length in pixels to which the shorter side is resized before the crop."""
-        if self.resize is not None:
-            return self.resize
-        return round(self.size * 256 / 224) if self.name == "iq_othnccd" else self.size
+    def form(self, channels: int | None = None) -> Form:
+        """What picture files are brought to."""
+        usual = round(self.size * 256 / 224) if self.name == "iq_othnccd" else self.size
+        return Form(self.size, self.size, channels or self.channels, self.resize or usual)
 
 
 def data_folder() -> Path:

@@ -13,7 +13,14 @@ from pathlib import Path
 from kitlib import files
 from kitlib.data import phantom, similarity, splits
 from kitlib.data.dataset import Dataset
-from kitlib.data.pictures import fit, list_pictures, printable, read_pictures, refuse_beyond_memory
+from kitlib.data.pictures import (
+    fit,
+    inner_folders,
+    list_pictures,
+    printable,
+    read_pictures,
+    refuse_beyond_memory,
+)
 from kitlib.data.settings import PARTS, DataSettings, data_folder
 from kitlib.settings import KitError
 
@@ -65,7 +72,7 @@ def load(settings: DataSettings, seed: int, folder: Path | None = None) -> Datas
             parts[part] = splits.stratified(whole.labels, parts[part], limit, rng)
     facts = {"whole": {name: int((whole.labels == k).sum()) for k, name in enumerate(whole.class_names)}} | whole.facts
     data = dataclasses.replace(whole, split=parts, facts=facts).only_split()
-    refuse_beyond_memory(len(data.labels), settings.size, settings.channels)
+    refuse_beyond_memory(len(data.labels), settings.size, settings.size, settings.channels)
     return dataclasses.replace(data, images=fit(data.images, settings.size, settings.channels))
 
 
@@ -79,7 +86,7 @@ def _digits(settings, seed, folder):
 
 
 def _phantom_ct(settings, seed, folder):
-    refuse_beyond_memory(settings.count, settings.size, channels=1)
+    refuse_beyond_memory(settings.count, settings.size, settings.size, channels=1)
     images, labels, patients = phantom.draw(settings.count, settings.size, seed)
     source = f"{settings.count} synthetic CT-like slices of {patients[-1] + 1} drawn patients (seed {seed})"
     return Dataset("phantom_ct", images, labels, phantom.CLASSES, {}, source, synthetic=True, groups=patients)
@@ -219,22 +226,13 @@ def _find_lung(settings, folder) -> tuple[Path, dict[str, Path]]:
 
 def _lung_below(place: Path, levels: int = 2) -> tuple[Path, dict[str, Path]] | None:
     """The folder at or below `place` that holds the three classes."""
-    inner = _folders(place)
+    inner = inner_folders(place)
     by_class = {name: [entry for entry in inner if entry.name.lower().startswith(starts)]
                 for name, starts in LUNG_CLASSES.items()}
     if all(len(found) == 1 for found in by_class.values()):
         return place, {name: found[0] for name, found in by_class.items()}
     below = [_lung_below(entry, levels - 1) for entry in inner] if levels else []
     return next(filter(None, below), None)
-
-
-def _folders(place: Path) -> list[Path]:
-    try:
-        return sorted(entry for entry in place.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    except PermissionError:
-        raise KitError(f"folder {printable(place)} cannot be read: you lack the permission") from None
-    except OSError:
-        return []
 
 
 def _download_lung() -> Path:
@@ -257,7 +255,7 @@ def _image_folder(settings, seed, folder):
     home = images_home(settings, folder)
     if not home.is_dir():
         raise KitError(f"image_folder: there is no folder {printable(home)}; it must hold <class>/<image>")
-    inner = _folders(home)
+    inner = inner_folders(home)
     own = {part: entry for part, names in PART_FOLDERS.items() for entry in inner if entry.name.lower() in names}
     if own and len(own) < len(inner):
         raise KitError(f"{printable(home)} mixes {', '.join(entry.name for entry in own.values())} with folders of "
@@ -265,7 +263,7 @@ def _image_folder(settings, seed, folder):
     if own and settings.split.kind != "given":
         raise KitError(f"{printable(home)} has parts of its own ({', '.join(own)}), which a '{settings.split.kind}' "
                        "split would mix: set split: {kind: given}")
-    by_part = {part: {printable(entry.name): entry for entry in _folders(place)} for part, place in own.items()}
+    by_part = {part: {printable(entry.name): entry for entry in inner_folders(place)} for part, place in own.items()}
     by_part = by_part or {None: {printable(entry.name): entry for entry in inner}}
     data, thumbnails = _from_files(settings, home, by_part, folder, channels=settings.channels)
     grouped = settings.split.kind == "grouped"
@@ -288,7 +286,7 @@ def _from_files(settings, home, by_part, folder, channels) -> tuple[Dataset, np.
             parts += [part] * len(found)
             others += ignored
     _refuse_too_few(labels, names, home)
-    arrays = read_pictures(paths, settings.size, settings.shorter_side(), channels, folder / ".cache")
+    arrays = read_pictures(paths, settings.form(channels), folder / ".cache")
     parts = np.array(parts, dtype=object)
     ignored = f" ({others} other files ignored)" if others else ""
     source = f"{len(paths):,} image files in {printable(home.name)}{ignored}"
