@@ -33,11 +33,15 @@ def add_audit(command: argparse.ArgumentParser) -> None:
     own.add_argument("--class-order", help="class names in the order of the model's outputs, with commas")
     own.add_argument("--train-data", help="what the model was trained on, to look for copies; as --data")
     own.add_argument("--allow-code", action="store_true",
-                     help="run code in the file (Lambda, custom layers): trust it first")
+                     help="run code that the file holds (Lambda layers): trust it first")
+    own.add_argument("--import", dest="code", metavar="FILE.py",
+                     help="Python file or module that defines the model's custom classes; it is run: trust it first")
     own.add_argument("--model-name", help="the kit's network that FILE holds weights of")
     own.add_argument("--options", type=_mapping, default={}, help="of that network, as JSON")
     own.add_argument("--input-shape", type=_shape, metavar="H,W,C",
-                     help="of the images that network takes (default: the data's)")
+                     help="of the images, for that network or a model that takes any (default: the data's)")
+    own.add_argument("--fit", choices=("crop", "stretch"), default="crop",
+                     help="pictures of other proportions: cut out the centre (default), or resize the whole")
     run = command.add_argument_group("a model of a run of the kit")
     run.add_argument("--run", metavar="EXPERIMENT")
     run.add_argument("--profile", default="demo")
@@ -82,7 +86,7 @@ def _shape(text: str) -> tuple[int, ...]:
 
 def run_audit(arguments) -> int:
     """Audit a model, write audit.json, figures and report.html, and say where."""
-    from kitlib import audit, report
+    from kitlib import audit, files, report
     from kitlib.audit import request
 
     started = time.perf_counter()
@@ -95,7 +99,8 @@ def run_audit(arguments) -> int:
     effort = audit.QUICK if arguments.quick else audit.FULL
     effort = effort.model_copy(update={"images": arguments.images or effort.images})
     subject, about, folder = (request.from_run if arguments.run else request.from_file)(arguments, effort)
-    folder = arguments.out or folder
+    folder = (arguments.out or folder).absolute()
+    files.check_folder(folder, may_hold=audit.LEAVES)
     print(f"judged: {about['model']}\non: {len(subject.images)} of {about['data']}\nclasses: {about['class_order']}\n"
           f"the model takes {subject.target.takes}\nand returns {subject.target.returns}\n", flush=True)
 
@@ -104,10 +109,11 @@ def run_audit(arguments) -> int:
 
     measurements = audit.Measurements(subject, effort, arguments.seed, say, progress=sys.stderr.isatty())
     found = audit.run(measurements, **about, quick=arguments.quick, command=_command())
-    found.write(folder)
-    page = report.write_audit(folder)
+    with files.folder_written_whole(folder) as whole:
+        found.write(whole)
+        report.write_audit(whole)
     _print(found.record)
-    print(f"\n{folder / 'audit.json'}\n{page}")
+    print(f"\n{folder / 'audit.json'}\n{folder / 'report.html'}")
     return 0
 
 

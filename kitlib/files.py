@@ -76,6 +76,23 @@ def folder_written_whole(path: Path):
         raise KitError(f"{path} could not be written ({error.strerror}): {_FREE_SPACE}") from error
 
 
+def check_folder(path: Path, may_hold: set[str]) -> None:
+    """Whether `folder_written_whole` could put a folder at `path`, before there is anything to put there.
+
+    Raises KitError where it cannot be written, and where it holds anything but `may_hold`, which would be lost.
+    """
+    path = Path(path)
+    try:
+        others = sorted(entry.name for entry in path.iterdir() if entry.name not in may_hold) if path.exists() else []
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryDirectory(dir=path.parent).cleanup()
+    except OSError as error:
+        raise KitError(f"{path} cannot be written ({error.strerror}): choose another folder") from None
+    if others:
+        raise KitError(f"{path} holds other things already ({', '.join(others[:3])}{', ...' * (len(others) > 3)}): "
+                       "choose a new folder")
+
+
 def _bring_back(path: Path) -> None:
     """Put the folder that a killed `folder_written_whole` has set aside where it was."""
     old = next(path.parent.glob(f".{glob.escape(path.name)}-????????/old"), None)  # eight letters are mkdtemp's

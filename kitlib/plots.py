@@ -41,8 +41,11 @@ def finished(figure: Figure, synthetic: bool = False) -> Figure:
 
 
 def picture(axes, image: np.ndarray, title: str = "", colour="black") -> None:
-    """One image, H x W x C pixels, in true brightness: 0 is black and 1 is white."""
-    axes.imshow(np.clip(image.squeeze(), 0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    """One image, H x W x C pixels, in true brightness: 0 is black and 1 is white. Of other than one or three channels
+    their mean is shown."""
+    image = image.squeeze()
+    image = image.mean(-1) if image.ndim == 3 and image.shape[-1] != 3 else image
+    axes.imshow(np.clip(image, 0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_title(title, fontsize=9, color=colour)
     axes.set_axis_off()
 

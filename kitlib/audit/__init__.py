@@ -6,12 +6,13 @@
     print(found.verdict.sentence, found.flagged())
 """
 from kitlib.audit.checks import CHECKS, Check, Finding
+from kitlib.audit.loading import load, load_weights
 from kitlib.audit.measure import FULL, QUICK, Attacked, Effort, Measurements, Subject
 from kitlib.audit.of_run import of_run
-from kitlib.audit.record import PICTURES, Audit, AuditRecord, attack_table, check_table, read, run
-from kitlib.audit.target import Target, image_shape, load, load_weights, outputs_of, prepare
+from kitlib.audit.record import LEAVES, PICTURES, Audit, AuditRecord, attack_table, check_table, read, run
+from kitlib.audit.target import Target, image_shape, outputs_of, prepare
 from kitlib.audit.verdict import Verdict, judge
 
-__all__ = ["CHECKS", "FULL", "PICTURES", "QUICK", "Attacked", "Audit", "AuditRecord", "Check", "Effort", "Finding",
-           "Measurements", "Subject", "Target", "Verdict", "attack_table", "check_table",
-           "image_shape", "judge", "load", "load_weights", "of_run", "outputs_of", "prepare", "read", "run"]
+__all__ = ["CHECKS", "FULL", "LEAVES", "PICTURES", "QUICK", "Attacked", "Audit", "AuditRecord", "Check", "Effort",
+           "Finding", "Measurements", "Subject", "Target", "Verdict", "attack_table", "check_table", "image_shape",
+           "judge", "load", "load_weights", "of_run", "outputs_of", "prepare", "read", "run"]

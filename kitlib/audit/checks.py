@@ -174,6 +174,15 @@ def guessing(labels: np.ndarray) -> float:
     return float(np.bincount(labels).max() / len(labels))
 
 
+def tells_classes_apart(right: np.ndarray, labels: np.ndarray) -> bool:
+    """Whether the mean over classes of the share that is right (balanced accuracy) is clearly above guessing: by its
+    95 % interval. A model that seeks a rare class may be right less often than one that always names the usual one.
+    """
+    shares = [right[labels == label] for label in np.unique(labels)]
+    error = np.sqrt(sum(each.var() / len(each) for each in shares)) / len(shares)
+    return bool(np.mean([each.mean() for each in shares]) - 1.96 * error > 1 / len(shares))
+
+
 @check("PGD is at least as strong as FGSM", threshold="FGSM stronger by at most 0.5 point",
        source=f"{CARLINI} 5.2",
        means="Many small steps that do less than one large step: the gradient leads astray. Try more random starts, a "
@@ -264,15 +273,20 @@ def has_gradient(m: Measurements) -> Finding:
                    f"{number} of {count} images have a zero gradient in every pixel", {"zero": number, "count": count})
 
 
-@check("The model returns logits", threshold="no rows of probabilities",
+@check("The model returns logits",
+       threshold="no rows of probabilities; they cast doubt on the audit itself where their logits are lost and more "
+                 "than 5 % of the answers are rounded to 1",
        source=f"{CARLINI} 4.7; {AUTOATTACK}, its check of logits",
        means="Attacks take what they get for logits: on probabilities their gradient fades and they look weak. This "
              "audit used logits; measure other numbers of this model again without its softmax.")
 def logits(m: Measurements) -> Finding:
     target = m.subject.target
-    repaired = "taken off" in target.returns
-    return Finding(_flag_if(target.probabilities), f"the model as given returns {target.returns}",
-                   {"returns": target.returns}, matters=not repaired)
+    said, lost = f"the model as given returns {target.returns}", 0
+    if target.probabilities and "taken off" not in target.returns:
+        lost = int(m.rounded.sum())
+        said += f"; {lost} of {len(m.labels)} answers are rounded to 1, where no gradient is left"
+    return Finding(_flag_if(target.probabilities), said, {"returns": target.returns, "rounded": lost},
+                   matters=exceeds(lost, len(m.labels), NO_GRADIENT))
 
 
 @check("The same input gives the same output", threshold="five passes agree to 1e-4 of the largest output; images "

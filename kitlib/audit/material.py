@@ -5,6 +5,7 @@ import dataclasses
 from pathlib import Path
 
 from kitlib import data
+from kitlib.audit import folder
 from kitlib.data.settings import DEFAULTS
 from kitlib.files import read_arrays
 from kitlib.settings import KitError
@@ -39,58 +40,88 @@ class Material:
         return dataclasses.replace(self, images=self.images[rows], labels=self.labels[rows])
 
 
-def read(where: str, shape: tuple, classes: int | None, order: tuple[str, ...] = ()) -> Material:
-    """Read what `where` names, prepared for a model that takes images of `shape` (None where it takes any).
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What is asked of the images. shape: H x W x C, None where the model takes any. classes: outputs of the model,
+    where they are known. order: class names in the order of the outputs, where it is not the data's own. fit: how
+    pictures of other proportions are brought to the shape. count: at most so many, drawn at random with `seed`.
+    """
 
-    classes: outputs of the model, where they are known. order: class names in the order of the outputs, where it
-    is not the data's own.
+    shape: tuple
+    classes: int | None
+    order: tuple[str, ...] = ()
+    fit: folder.Fit = "crop"
+    count: int = 10**9
+    seed: int = 0
+
+
+def read(where: str, wanted: Wanted) -> Material:
+    """Images and labels that `where` names: a data set, a folder of pictures, or an .npz.
+
     Raises KitError where there is nothing, or it does not fit the model.
     """
+    found = _read(where, wanted)
+    _check_shape(found.images, wanted.shape, where)
+    return _in_order(found, wanted.classes, wanted.order).some(wanted.count, wanted.seed)
+
+
+def read_training(where: str, wanted: Wanted) -> tuple[np.ndarray, np.ndarray]:
+    """Images (float32 or uint8, N x H x W x C) and labels (int32 N) that were trained on, from a place of the same
+    kinds: those of its training part, where it has one, else all. Raises KitError as `read`."""
+    found = _in_order(_read(where, wanted, training=True), wanted.classes, wanted.order)
+    known = found.train_images is not None
+    images, labels = (found.train_images, found.train_labels) if known else (found.images, found.labels)
+    _check_shape(images, wanted.shape, where)
+    return images, labels
+
+
+def _read(where: str, wanted: Wanted, training: bool = False) -> Material:
     path = Path(where).expanduser().absolute()
     if where in NAMES:
-        found = _from_dataset(data.load(_settings(shape, name=where), seed=0), whole=False)
-    elif path.suffix == ".npz":
-        found = _from_npz(path, classes, order)
-    elif path.is_dir():
-        found = _from_folder(path, shape)
-    else:
-        raise KitError(f"--data: '{where}' is neither a data set ({', '.join(NAMES)}) nor a folder of images nor an "
-                       f".npz")
-    return _in_order(found, classes, order)
+        found = _from_dataset(data.load(_settings(wanted.shape, where), seed=0))
+        return dataclasses.replace(found, source=f"{found.source}; {' x '.join(map(str, found.images.shape[1:]))}")
+    if path.suffix == ".npz":
+        return _from_npz(path, wanted, TRAINED + JUDGED if training else JUDGED)
+    if path.is_dir():
+        return _from_folder(path, wanted, folder.TRAINING if training else folder.JUDGED)
+    raise KitError(f"--data: '{where}' is neither a data set ({', '.join(NAMES)}) nor a folder of images nor an .npz")
 
 
-def _settings(shape, **more) -> data.DataSettings:
+def _check_shape(images: np.ndarray, shape: tuple, where: str) -> None:
+    for asked, given in zip(shape, images.shape[1:], strict=True):
+        if asked not in (None, given):
+            raise KitError(f"the model takes images of {tuple(shape)}, but those of {where} are {images.shape[1:]}")
+
+
+def _listed(names) -> str:
+    return ", ".join(map(str, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _settings(shape, name: str) -> data.DataSettings:
     """Data settings for square images of the model's size and channels."""
     height, width, channels = shape
     if height != width:
         raise KitError(f"the model takes images of {height} x {width}; the kit prepares square ones only: prepare them "
                        "yourself and give an .npz")
     given = {"size": height, "channels": channels}
-    return data.DataSettings.read({**more, **{key: value for key, value in given.items() if value}}, "--data")
+    return data.DataSettings.read({"name": name, **{key: value for key, value in given.items() if value}}, "--data")
 
 
-def _from_dataset(dataset: data.Dataset, whole: bool) -> Material:
-    """The test part (or all images, where `whole`), and the training part where the data set itself has one."""
-    order = f"as in {dataset.name}: {_numbered(dataset.class_names)}"
-    pixels = {} if whole else {"train_images": dataset.images[dataset.split["train"]],
-                               "train_labels": dataset.labels_of("train")}
-    images, labels = (dataset.images, dataset.labels) if whole else (
-        dataset.images[dataset.split["test"]], dataset.labels_of("test"))
-    images = images.astype(np.float32) / np.float32(255)
-    return Material(images, labels, dataset.class_names, dataset.source, order, dataset.synthetic, **pixels)
+def _from_dataset(dataset: data.Dataset) -> Material:
+    """Its test part, and its training part."""
+    images, labels = dataset.part("test")
+    return Material(images, labels, dataset.class_names, dataset.source,
+                    f"as in {dataset.name}: {_numbered(dataset.class_names)}", dataset.synthetic,
+                    dataset.images[dataset.split["train"]], dataset.labels_of("train"))
 
 
-def _from_folder(path: Path, shape) -> Material:
-    """A folder of <class>/<image>, all of it; or of train/ and test/ with such folders in them, of which test."""
-    inner = {entry.name.lower(): entry for entry in path.iterdir() if entry.is_dir()}
-    parts = "test" in inner and "train" in inner
-    classes = sum(entry.is_dir() for entry in (inner["train"] if parts else path).iterdir())
-    # Whichever images the kit would put aside for validation: none is trained on here, so as few as it takes.
-    split = {"kind": "given", "validation": classes} if parts else {"validation": classes, "test": classes}
-    dataset = data.load(_settings(shape, name="image_folder", path=str(path), split=split), seed=0)
-    found = _from_dataset(dataset, whole=not parts)
-    order = f"folders in alphabetical order, as Keras and torchvision number them: {_numbered(dataset.class_names)}"
-    return dataclasses.replace(found, class_order=order)
+def _from_folder(path: Path, wanted: Wanted, parts: tuple[str, ...]) -> Material:
+    found = folder.read(path, wanted.shape, wanted.count, wanted.seed, wanted.fit, parts)
+    order = f"folders in alphabetical order, as Keras and torchvision number them: {_numbered(found.class_names)}"
+    trained = {} if found.trained is None else {"train_images": found.trained.images,
+                                                "train_labels": found.trained.labels}
+    images = found.judged.images.astype(np.float32) / np.float32(255)
+    return Material(images, found.judged.labels, found.class_names, found.source, order, **trained)
 
 
 def _numbered(names) -> str:
@@ -98,29 +129,37 @@ def _numbered(names) -> str:
     return shown + (f", ... ({len(names)} in all)" if len(names) > 10 else "")
 
 
-def _from_npz(path: Path, classes: int | None, order: tuple[str, ...]) -> Material:
+def _from_npz(path: Path, wanted: Wanted, keys) -> Material:
     arrays = read_arrays(path)
     if "about" in arrays:
-        return _from_dataset(data.Dataset.load(path), whole=False)
-    keys = next((pair for pair in JUDGED if set(pair) <= set(arrays)), None)
-    if keys is None:
-        raise KitError(f"{path.name} holds {', '.join(arrays) or 'nothing'}: it must hold "
-                       f"{' or '.join(f'{x} and {y}' for x, y in JUDGED)}")
-    images, labels = (_images(arrays[keys[0]], f"{path.name}, {keys[0]}"), _labels(arrays[keys[1]], path.name))
-    if len(images) != len(labels):
-        raise KitError(f"{path.name} holds {len(images)} images and {len(labels)} labels")
-    names = tuple(map(str, arrays.get("class_names", order or range(classes or 0))))
+        return _from_dataset(data.Dataset.load(path))
+    names = tuple(map(str, arrays.get("class_names", wanted.order or range(wanted.classes or 0))))
     if not names:
         raise KitError(f"{path.name} does not say how many classes there are: give their names with --class-order")
-    classes = classes or len(names)
+    pair, train = (next((pair for pair in pairs if set(pair) <= set(arrays)), None) for pairs in (keys, TRAINED))
+    if pair is None:
+        raise KitError(f"{path.name} holds {', '.join(arrays) or 'nothing'}: it must hold "
+                       f"{' or '.join(f'{x} and {y}' for x, y in keys)}")
+    classes = wanted.classes or len(names)
+    images, labels = _pair(arrays, pair, path, classes)
+    trained = {} if train is None else dict(zip(("train_images", "train_labels"),
+                                                _pair(arrays, train, path, classes), strict=True))
+    unseen = [name for number, name in enumerate(names) if number not in labels]
+    source = f"{len(images):,} images in {path.name}" + (f"; of {_listed(unseen)} there is none" if unseen else "")
+    return Material(images, labels, names, source,
+                    f"labels as in the file: {_numbered(names)}", **trained)
+
+
+def _pair(arrays, names: tuple[str, str], path: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels that belong together, by their names in the file."""
+    images, labels = (_images(arrays[names[0]], f"{path.name}, {names[0]}"),
+                      _labels(arrays[names[1]], f"{path.name}, {names[1]}"))
+    if len(images) != len(labels):
+        raise KitError(f"{path.name} holds {len(images)} images ({names[0]}) and {len(labels)} labels ({names[1]})")
     if labels.min() < 0 or labels.max() >= classes:
-        raise KitError(f"{path.name}: labels reach from {labels.min()} to {labels.max()}, but the model has {classes} "
-                       f"outputs (0 to {classes - 1})")
-    train = next((pair for pair in TRAINED if set(pair) <= set(arrays)), None)
-    known = {} if train is None else {"train_images": _images(arrays[train[0]], train[0]),
-                                      "train_labels": _labels(arrays[train[1]], train[1])}
-    return Material(images, labels, names, f"{len(images):,} images in {path.name}",
-                    f"labels as in the file: {_numbered(names)}", **known)
+        raise KitError(f"{path.name}, {names[1]}: labels reach from {labels.min()} to {labels.max()}, but the model "
+                       f"has {classes} outputs (0 to {classes - 1})")
+    return images, labels
 
 
 def _images(images: np.ndarray, where: str) -> np.ndarray:

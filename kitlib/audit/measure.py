@@ -11,7 +11,7 @@ from kitlib.attacks.base import input_gradient, logits_of, margin
 from kitlib.audit import surrogate
 from kitlib.audit.target import Averaged, Target, straight_through
 from kitlib.data import similarity
-from kitlib.evaluation import Accuracy, along
+from kitlib.evaluation import Accuracy, along, softmax
 from kitlib.models import Normalisation, as_pixels, predict_logits
 from kitlib.settings import KitError, Settings, format_epsilon
 
@@ -89,10 +89,20 @@ class Subject:
         if len(self.class_names) != classes:
             raise KitError(f"the model has {classes} outputs, but the data have {len(self.class_names)} classes "
                            f"({_few(self.class_names)})")
-        for what, images, labels in (("judge with", self.images, self.labels),
-                                     ("look for copies in", self.train_images, self.train_labels)):
-            if images is not None and labels is not None and not len(images) == len(labels) > 0:
-                raise KitError(f"there are {len(images)} images and {len(labels)} labels to {what}")
+        self._check(self.images, self.labels, "to judge with")
+        self._check(self.train_images, self.train_labels, "of the training data")
+
+    def _check(self, images, labels, what: str) -> None:
+        if images is not None and images.shape[1:] != self.images.shape[1:]:
+            raise KitError(f"the images {what} are of {images.shape[1:]}, those to judge with of "
+                           f"{self.images.shape[1:]}")
+        if images is None or labels is None:
+            return
+        if not len(images) == len(labels) > 0:
+            raise KitError(f"there are {len(images)} images and {len(labels)} labels {what}")
+        if np.min(labels) < 0 or np.max(labels) >= self.target.classes:
+            raise KitError(f"the labels {what} reach from {np.min(labels)} to {np.max(labels)}, but the model has "
+                           f"{self.target.classes} outputs (0 to {self.target.classes - 1})")
 
 
 def _few(names) -> str:
@@ -403,6 +413,11 @@ class Measurements:
             return None
         self.say(str(attack))
         return self._run(attack, self.model, self.images[rows], self.labels[rows])
+
+    @functools.cached_property
+    def rounded(self) -> np.ndarray:
+        """For which images the largest probability is rounded to 1: no gradient is left if only that is known."""
+        return softmax(self.clean_logits).max(1) >= 1 - np.finfo(np.float32).eps
 
     # --- gradients and randomness
 

@@ -26,7 +26,8 @@ def of_run(run: Run, which: str = "defended", images: int = 1000, eps: float | N
     history = record.get("history", {})
     kept = history.get("kept", [])
     subject = Subject(
-        target=prepare(run.model(which), pixels[:16]), images=pixels, labels=labels, class_names=dataset.class_names,
+        target=prepare(run.model(which), pixels[:16], input_range=(0.0, 1.0)),
+        images=pixels, labels=labels, class_names=dataset.class_names,
         eps=experiment.attacks.as_defined[experiment.evaluation.headline].eps if eps is None else eps, claim=claim,
         own_attacks=experiment.attacks.as_published,
         undefended=run.model("baseline") if which == "defended" else None,

@@ -27,6 +27,9 @@ PICTURES = {
 }
 
 
+LEAVES = {"audit.json", "figures", "report.html"}      # in its folder
+
+
 class CheckRecord(Settings):
     """One check and what it found."""
 

@@ -5,10 +5,11 @@ import dataclasses
 from pathlib import Path
 
 from kitlib import models, runs
-from kitlib.audit import material
+from kitlib.audit import folder, material
+from kitlib.audit.loading import load, load_weights
 from kitlib.audit.measure import Effort, Subject
 from kitlib.audit.of_run import of_run
-from kitlib.audit.target import image_shape, load, load_weights, outputs_of, prepare
+from kitlib.audit.target import image_shape, outputs_of, prepare
 from kitlib.files import sha256
 from kitlib.settings import KitError
 
@@ -20,24 +21,43 @@ def from_file(arguments, effort: Effort) -> tuple[Subject, dict, Path]:
             raise KitError(f"--{name} is missing: " + {
                 "data": "name the images to judge with", "eps": "state the threat model, such as --eps 8/255"}[name])
     path = Path(arguments.file)
-    order = tuple(arguments.class_order.split(",")) if arguments.class_order else ()
+    wanted = material.Wanted(
+        arguments.input_shape or (None, None, None), None, _order(arguments), arguments.fit, effort.images,
+        arguments.seed)
     normalisation = _normalisation(arguments)
     if arguments.model_name:
         _refuse_what_is_known(arguments)
-        model, chosen = _from_weights(arguments, path, normalisation, order)
+        model, chosen = _from_weights(arguments, path, normalisation, wanted)
         given = {"output": "logits", "input_range": (0.0, 1.0)}
     else:
-        model = load(path, arguments.allow_code)
-        chosen = material.read(arguments.data, image_shape(model), outputs_of(model), order)
+        model = load(path, arguments.allow_code, arguments.code)
+        wanted = dataclasses.replace(wanted, shape=_shape(model, arguments.input_shape), classes=outputs_of(model))
+        chosen = material.read(arguments.data, wanted)
         given = {"input_range": arguments.input_range, "normalisation": normalisation, "output": arguments.output}
-    chosen = chosen.some(effort.images, arguments.seed)
     target = prepare(model, chosen.images, **given)
-    trained = _trained_on(arguments, chosen, target)
+    trained = chosen.train_images, chosen.train_labels
+    if arguments.train_data:
+        known = dataclasses.replace(wanted, shape=chosen.images.shape[1:], classes=target.classes,
+                                    order=chosen.class_names if wanted.order else (), count=folder.MOST_TRAINING)
+        trained = material.read_training(arguments.train_data, known)
     subject = Subject(target, chosen.images, chosen.labels, chosen.class_names, arguments.eps, arguments.claim,
-                      train_images=trained.train_images, train_labels=trained.train_labels)
+                      train_images=trained[0], train_labels=trained[1])
+    digest = sha256(path)
     about = {"model": path.name, "data": chosen.source, "class_order": chosen.class_order,
-             "synthetic": chosen.synthetic, "model_sha256": sha256(path)}
-    return subject, about, runs.runs_folder() / "audits" / path.stem
+             "synthetic": chosen.synthetic, "model_sha256": digest}
+    return subject, about, runs.runs_folder() / "audits" / f"{path.stem}-{digest[:8]}"
+
+
+def _order(arguments) -> tuple[str, ...]:
+    return tuple(arguments.class_order.split(",")) if arguments.class_order else ()
+
+
+def _shape(model, asked: tuple | None) -> tuple:
+    """The shape of the images to prepare: the model's own, and what is asked for where it takes any."""
+    own = image_shape(model)
+    if asked and any(fixed not in (None, size) for fixed, size in zip(own, asked, strict=True)):
+        raise KitError(f"--input-shape: the model takes images of {own}, not of {asked}")
+    return asked or own
 
 
 def _refuse_what_is_known(arguments) -> None:
@@ -55,23 +75,12 @@ def _normalisation(arguments) -> models.Normalisation | None:
     return models.Normalisation.read({"mean": arguments.mean, "std": arguments.std}, "--mean and --std")
 
 
-def _from_weights(arguments, path: Path, normalisation, order):
+def _from_weights(arguments, path: Path, normalisation, wanted: material.Wanted):
     """One of the kit's networks with weights from a file; the data say which images and how many classes."""
     settings = models.ModelSettings.read({"name": arguments.model_name, "options": arguments.options,
                                           "normalisation": normalisation}, "--model-name")
-    found = material.read(arguments.data, arguments.input_shape or (None, None, None), None, order)
+    found = material.read(arguments.data, wanted)
     return load_weights(path, settings, found.images.shape[1:], len(found.class_names)), found
-
-
-def _trained_on(arguments, chosen: material.Material, target) -> material.Material:
-    """The material with the training images to look for copies in, where they are known."""
-    if not arguments.train_data:
-        return chosen
-    known = material.read(arguments.train_data, chosen.images.shape[1:], target.classes,
-                          chosen.class_names if arguments.class_order else ())
-    if known.train_images is not None:
-        return known
-    return dataclasses.replace(known, train_images=known.images, train_labels=known.labels)
 
 
 def from_run(arguments, effort: Effort) -> tuple[Subject, dict, Path]:

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Literal
 
 from kitlib import models
@@ -22,6 +21,7 @@ ASK_OUTPUT = "give --output logits or --output probabilities"
 WRAP = ("a model of code (a subclassed keras.Model), or one that was never built, must be wrapped first: "
         "inputs = keras.Input((height, width, channels)); model = keras.Model(inputs, model(inputs))")
 PROBES = 16         # images on which outputs are looked at
+RANGES = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))
 SUMS_TO_ONE = 1e-4
 
 # Layers that may stand before the one that scales the pixels: they keep the range of values (in inference mode).
@@ -62,45 +62,13 @@ def prepare(model: keras.Model, images: np.ndarray, input_range: tuple[float, fl
     Raises KitError where something is neither given nor certain, and for a model that takes other images.
     """
     model = in_float32(model)
-    ready, takes = _taking_pixels(model, images.shape[1:], input_range, normalisation)
+    ready, takes = _taking_pixels(model, images, input_range, normalisation)
     outputs = _outputs(ready, images[:PROBES])
     found, returns = _returning_logits(ready, outputs, output)
     probabilities = not returns.startswith("logits")
     if probabilities:
         _check_still_the_same(_outputs(found, images[:PROBES]), outputs, _outputs(ready, images[:PROBES]))
     return Target(in_float32(found), model, takes, returns, probabilities)
-
-
-def load(path: Path, allow_code: bool = False) -> keras.Model:
-    """A saved Keras 3 model. allow_code: also run Python code that the file asks for (Lambda, custom layers).
-
-    Raises KitError as `models.load`, and where code is asked for and not allowed.
-    """
-    try:
-        return models.load(path)
-    except KitError as error:
-        if not Path(path).is_file():
-            raise
-        if not allow_code:
-            raise KitError(f"{error}. A model with Lambda or custom layers runs code of its own: if you trust the "
-                           f"file, "
-                           "allow it (--allow-code)") from None
-    try:
-        return keras.models.load_model(path, compile=False, safe_mode=False)
-    except Exception as error:  # Keras raises nearly every type here
-        raise KitError(f"{path} cannot be loaded, with its code allowed either: "
-                       f"{str(error).splitlines()[0][:300]}") from None
-
-
-def load_weights(path: Path, settings: models.ModelSettings, shape, classes: int) -> keras.Model:
-    """One of the kit's networks with weights of a `.weights.h5` file. Raises KitError where they do not fit."""
-    model = models.build(settings, tuple(shape), classes)
-    try:
-        model.load_weights(path)
-    except Exception as error:  # Keras raises nearly every type here
-        raise KitError(f"{path} holds no weights of model '{settings.name}' for images of {tuple(shape)} and {classes} "
-                       f"classes with options {settings.options}: {str(error).splitlines()[0][:200]}") from None
-    return model
 
 
 def image_shape(model) -> tuple:
@@ -123,10 +91,13 @@ def outputs_of(model) -> int:
 
 # --- what it takes
 
-def _taking_pixels(model, shape, input_range, normalisation) -> tuple[keras.Model, str]:
+def _taking_pixels(model, images, input_range, normalisation) -> tuple[keras.Model, str]:
+    shape = images.shape[1:]
     _check_shape(model, shape)
+    if normalisation is not None:
+        normalisation.check_channels(images)
     if input_range is None and normalisation is None:
-        input_range, why = _own_range(model)
+        input_range, why = _own_range(model, images)
     else:
         why = "as given"
     low, high = input_range or (0.0, 1.0)
@@ -150,18 +121,26 @@ def _check_shape(model, shape) -> None:
             raise KitError(f"the model takes images of {expected}, but those given are {tuple(shape)}")
 
 
-def _own_range(model) -> tuple[tuple[float, float], str]:
-    """The range of values that the model's own scaling layer was made for. KitError where none tells."""
+def _own_range(model, images) -> tuple[tuple[float, float], str]:
+    """The range of values that the model's own scaling layer was made for, and how that is known.
+
+    A Rescaling was written for a range, which its numbers tell, and so do the usual numbers in a Normalization. One
+    that was adapted to data could be of any range, so the images must fit it in one range alone.
+    KitError where nothing tells.
+    """
     layer = first_step(model)
     name = "unknown" if layer is None else type(layer).__name__
     try:
         mean, spread = _scaling_of(layer)
     except (AttributeError, TypeError, ValueError):
         raise KitError(f"which values the model takes cannot be told: its first step is {name}; {ASK_RANGE}") from None
-    for high, unit in ((1.0, 1.0), (255.0, 255.0)):
-        if np.all(mean >= -0.05 * unit) and np.all(mean <= 0.95 * unit) and np.all(
-                (0.04 * unit <= spread) & (spread <= 2 * unit)) and _may_be_of(layer, mean, spread, high):
+    states = _is_scale if isinstance(layer, layers.Rescaling) else _is_usual
+    for high in (1.0, 255.0):
+        if states(mean / high, spread / high):
             return (0.0, high), f"by its first layer, {name}"
+    fitting = [ends for ends in RANGES if _fits(images, ends, mean, spread)]
+    if len(fitting) == 1:
+        return fitting[0], f"by its first layer, {name}, whose mean and spread the images have in this range alone"
     raise KitError(f"which values the model takes cannot be told from its first layer, {name} (it takes "
                    f"{np.round(mean, 4).tolist()} to 0, and a change of {np.round(spread, 4).tolist()} to 1); "
                    f"{ASK_RANGE}")
@@ -177,16 +156,45 @@ def _scaling_of(layer) -> tuple[np.ndarray, np.ndarray]:
     raise TypeError
 
 
-def _may_be_of(layer, mean, spread, high: float) -> bool:
-    """Whether values from 0 to `high` can have the mean and std of a Normalization layer. Their variance is at most
-    mean * (high - mean): a mean of 0 with a std of 0.5 is not of pixels in [0, 1], but of values in [-1, 1]."""
-    return isinstance(layer, layers.Rescaling) or bool(np.all(spread ** 2 <= 1.02 * mean * (high - mean)))
+def _is_scale(mean, spread) -> bool:
+    """Whether pixels in [0, 1], less this mean and divided by this spread, are what networks are usually given."""
+    return bool(np.all((-0.05 <= mean) & (mean <= 0.95) & (0.04 <= spread) & (spread <= 2)) or _is_usual(mean, spread))
+
+
+def _is_usual(mean, spread) -> bool:
+    """Whether it takes pixels in [0, 1] to [0, 1] or [-1, 1], or takes ImageNet's mean off and divides by its std (or
+    by 1/255, as the first networks on ImageNet want)."""
+    imagenet = models.IMAGENET
+    usual = ((0.0, 1.0), (0.5, 0.5), (imagenet.mean, imagenet.std), (imagenet.mean, 1 / 255))
+    return any(_close(mean, wanted[0]) and _close(spread, wanted[1]) for wanted in usual)
+
+
+def _close(numbers, wanted) -> bool:
+    numbers, wanted = np.ravel(numbers), np.ravel(wanted)
+    return len(wanted) in (1, len(numbers)) and bool(np.all(np.abs(numbers - wanted) <= 0.01))
+
+
+def _fits(images, ends: tuple[float, float], mean, spread) -> bool:
+    """Whether the images, with values in this range, come out of the layer about as data do that it was adapted to:
+    with a mean near 0 and a spread near 1."""
+    low, high = ends
+    axes = (0, 1, 2) if np.size(mean) == images.shape[-1] else None
+    values = low + (high - low) * images
+    away = np.abs((values.mean(axes) - np.ravel(mean)) / np.ravel(spread))
+    wider = values.std(axes) / np.abs(np.ravel(spread))
+    return bool(np.all(away < 1) and np.all((wider > 0.4) & (wider < 2.5)))
 
 
 def first_step(model):
     """The first layer or operation (such as `x * 255`) that does something to the values, inside nested models too;
     None where the input goes several ways, or into a model of code."""
-    return next((step for step in _from_the_input(model) if not isinstance(step, _KEEP_THE_RANGE)), None)
+    return next((step for step in _from_the_input(model) if not _keeps_the_range(step)), None)
+
+
+def _keeps_the_range(step) -> bool:
+    if isinstance(step, layers.Rescaling):
+        return bool(np.all(np.asarray(step.scale) == 1) and np.all(np.asarray(step.offset) == 0))
+    return isinstance(step, _KEEP_THE_RANGE)
 
 
 def _from_the_input(model) -> Iterator:
@@ -444,7 +452,7 @@ def _leaves(model) -> list:
 
 
 def _blocks(step, images) -> bool:
-    """Whether the step keeps its input's shape, changes values, and gives no gradient at all."""
+    """Whether the step keeps its input's shape and gives no gradient at all."""
     if isinstance(step, layers.InputLayer | layers.Dropout):
         return False
     try:
@@ -457,8 +465,9 @@ def _blocks(step, images) -> bool:
         with tf.GradientTape() as tape:
             tape.watch(value)
             output = step(value, training=False) if isinstance(step, layers.Layer) else step(value)
-        gradient = tape.gradient(output, value)
-        changes = float(tf.reduce_max(tf.abs(tf.cast(output, value.dtype) - value))) > 1e-6
+            # Of a random direction: the plain sum of a softmax has no gradient, though it lets one through.
+            weighed = tf.reduce_sum(tf.cast(output, tf.float32) * tf.random.stateless_normal(tf.shape(output), (0, 0)))
+        gradient = tape.gradient(weighed, value)
     except (AttributeError, ValueError, TypeError, tf.errors.OpError):
         return False
-    return changes and (gradient is None or not bool(tf.reduce_any(gradient != 0)))
+    return gradient is None or not bool(tf.reduce_any(gradient != 0))

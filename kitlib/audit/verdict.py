@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from kitlib.audit.checks import Check, Finding, guessing, points
+from kitlib.audit.checks import Check, Finding, guessing, points, tells_classes_apart
 from kitlib.audit.measure import Measurements
 from kitlib.evaluation import Accuracy
 from kitlib.settings import Settings
@@ -16,8 +16,9 @@ class Verdict(Settings):
     """The verdict, why, in a sentence, and the single attack that does most harm.
 
     refuted: the worst case lies below the claim by more than its interval. not robust: no claim was made, and under
-    attack the model is no better than guessing, or keeps less than a quarter of its clean accuracy; being broken needs
-    no further proof. doubtful: a flag casts doubt on the numbers. trustworthy: none does.
+    attack the model is no better than guessing (overall, and class by class), or keeps less than a quarter of its
+    clean accuracy; being broken needs no further proof. doubtful: a flag casts doubt on the numbers. trustworthy: none
+    does.
     """
 
     kind: Kind
@@ -39,14 +40,15 @@ def judge(m: Measurements, findings: list[tuple[Check, Finding]]) -> Verdict:
         return Verdict(kind=kind, sentence=sentence, reasons=reasons, attack=does_it)
 
     claim, guessed = m.subject.claim, guessing(m.labels)
-    if clean.value <= guessed:
+    if clean.value <= guessed and not tells_classes_apart(m.clean, m.labels):
         return verdict("doubtful", f"Without any attack the model gets {clean}, which is no better than always naming "
                                    "the most frequent class: check the input range and the order of the classes.")
     if claim is not None and worst.interval[1] < claim:
         return verdict("refuted", f"The claim of {points(claim)} is refuted: {does_it}, and {worst} resist every "
                                   "attack.")
-    if claim is None and worst.value <= max(guessed, LEFT * clean.value):
-        beside = f" (always naming the most frequent class gets {points(guessed)})" if worst.value <= guessed else ""
+    guesses = worst.value <= guessed and not tells_classes_apart(m.survivors, m.labels)
+    if claim is None and (guesses or worst.value <= LEFT * clean.value):
+        beside = f" (always naming the most frequent class gets {points(guessed)})" if guesses else ""
         return verdict("not robust", f"The model is not robust at this eps: {worst} resist every attack{beside}, of "
                                      f"{clean} right without attack. {does_it}.")
     stands = f"{worst} resist every attack" + ("" if claim is None else f", against a claim of {points(claim)}")

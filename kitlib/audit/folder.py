@@ -1,0 +1,150 @@
+"""A folder of pictures to judge with: <class>/<picture>, or train/, test/ and the like with such folders in them."""
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+from typing import Literal
+
+from kitlib.data.pictures import Form, inner_folders, list_pictures, printable, read_pictures
+from kitlib.data.sources import PART_FOLDERS
+from kitlib.settings import KitError
+
+import numpy as np
+from PIL import Image
+
+Fit = Literal["crop", "stretch"]
+JUDGED = ("test", "validation", "all")
+TRAINING = ("train", "all", "validation", "test")
+MOST_TRAINING = 50_000      # training pictures that copies are looked for in
+ORIENTATION = 0x0112        # what a camera says of how it was held
+FIT = {"crop": "resized so that it is filled, and the centre cut out (--fit stretch for the whole picture, which "
+               "Keras's image_dataset_from_directory takes)",
+       "stretch": "the whole picture resized to it, whatever its proportions"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """Some of the pictures of a part. images: uint8 N x H x W x C; labels: int32 N. total: how many there are.
+    shapes: files by width x height before they were brought to their form."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    total: int
+    shapes: Counter
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """What a folder holds: pictures to judge with, those that were trained on, if it has such a part, the classes in
+    alphabetical order, and in words where the pictures are from and what was done to them."""
+
+    judged: Pictures
+    trained: Pictures | None
+    class_names: tuple[str, ...]
+    source: str
+
+
+def read(path: Path, shape: tuple, count: int, seed: int, fit: Fit = "crop", which=JUDGED) -> Folder:
+    """At most `count` pictures, drawn at random with `seed`, as images of `shape` (None where any height, width or
+    number of channels will do).
+
+    which: parts to take them from, the first of these that there is ("all" where there are no parts). Pictures of
+    train/ beside it count as trained on. Raises KitError where there are none, where a size is neither asked for nor
+    common to all, or where pictures cannot be read.
+    """
+    parts = _parts(path)
+    names = tuple(sorted({printable(place.name) for places in parts.values() for place in places}))
+    if len(names) < 2:
+        raise KitError(f"{printable(path)} holds {len(names)} folders of classes: it must hold <class>/<picture> for "
+                       "two classes or more, or such folders in test/ and train/")
+    listed = {part: _listed(places, names) for part, places in parts.items()}
+    judged = next((part for part in which if part in parts), None)
+    if judged is None:
+        raise KitError(f"{printable(path)} holds a training part alone: nothing is left to judge with. Give the folder "
+                       "of that part if it is meant")
+    chosen = _some(*listed[judged], count, seed)
+    form = _form(shape, chosen[0], fit)
+    found = _read(*chosen, len(listed[judged][0]), form)
+    trained = None
+    if "train" in parts and judged != "train":
+        trained = _read(*_some(*listed["train"], MOST_TRAINING, seed), len(listed["train"][0]), form)
+    return Folder(found, trained, names, _source(path, judged, found, trained, form, fit))
+
+
+def _parts(path: Path) -> dict[str, list[Path]]:
+    """Folders of classes, by part; "all" where there are no parts."""
+    inner = inner_folders(path)
+    own = {part: entry for part, names in PART_FOLDERS.items() for entry in inner if entry.name.lower() in names}
+    if not own:
+        return {"all": inner}
+    if len(own) < len(inner):
+        raise KitError(f"{printable(path)} mixes {', '.join(entry.name for entry in own.values())} with other folders: "
+                       "it must hold either parts or classes")
+    return {part: inner_folders(entry) for part, entry in own.items()}
+
+
+def _listed(places: list[Path], names) -> tuple[list[Path], np.ndarray]:
+    paths, labels = [], []
+    for place in places:
+        found, _ = list_pictures(place)
+        paths += found
+        labels += [names.index(printable(place.name))] * len(found)
+    if not paths:
+        raise KitError(f"{printable(places[0].parent) if places else 'the folder'} holds no pictures in its "
+                       f"{len(places)} folders")
+    return paths, np.array(labels, np.int32)
+
+
+def _some(paths: list[Path], labels: np.ndarray, count: int, seed: int) -> tuple[list[Path], np.ndarray]:
+    rows = np.sort(np.random.default_rng(seed).permutation(len(paths))[:count])
+    return [paths[row] for row in rows], labels[rows]
+
+
+def _read(paths, labels, total: int, form: Form) -> Pictures:
+    arrays = read_pictures(paths, form, cache=None)
+    return Pictures(arrays["images"], labels, total, Counter(arrays["shapes"].tolist()))
+
+
+def _form(shape: tuple, paths: list[Path], fit: Fit) -> Form:
+    height, width, channels = shape
+    if height is None or width is None:
+        sizes = {_size(path) for path in paths}
+        if len(sizes) > 1 or None in sizes:
+            raise KitError("the model takes images of any size, and the pictures are of several: say which "
+                           "(--input-shape H,W,C)")
+        height, width = sizes.pop()
+    if channels not in (1, 3, None):
+        raise KitError(f"the model takes images of {channels} channels; pictures have 1 or 3: prepare them yourself "
+                       "and give an .npz")
+    if fit == "crop" and height != width:
+        raise KitError(f"the model takes images of {height} x {width}, which are not square: say --fit stretch, or "
+                       "prepare them yourself and give an .npz")
+    return Form(height, width, channels or 3, height if fit == "crop" else None)
+
+
+def _size(path: Path) -> tuple[int, int] | None:
+    """Height and width of a picture as it is to be seen; None where the file does not tell."""
+    try:
+        with Image.open(path) as picture:
+            turned = picture.getexif().get(ORIENTATION, 1) >= 5
+            return picture.size if turned else picture.size[::-1]
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+
+
+def _source(path: Path, part: str, judged: Pictures, trained: Pictures | None, form: Form, fit: Fit) -> str:
+    where = printable(path.name) + ("" if part == "all" else f", its {part} part")
+    said = f"{judged.total:,} pictures in {where}, {_what_was_done(judged.shapes, form, fit)}"
+    if trained and len(trained.labels) < trained.total:
+        said += f"; of its {trained.total:,} training pictures {len(trained.labels):,} were looked at"
+    return said
+
+
+def _what_was_done(shapes: Counter, form: Form, fit: Fit) -> str:
+    size = f"{form.height} x {form.width} x {form.channels}"
+    if set(shapes) == {f"{form.width} x {form.height}"}:
+        return f"{size} as they are"
+    proportions = {int(width) * form.height == int(height) * form.width
+                   for width, height in (shape.split(" x ") for shape in shapes)}
+    return f"each resized to {size}" if proportions == {True} else f"brought to {size}: {FIT[fit]}"
