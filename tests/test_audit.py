@@ -481,11 +481,18 @@ def test_mean_and_std_are_put_in_front():
     (lambda: adapted(mean=5.0, variance=1.0), "--input-range"),
     (lambda: wired(lambda x: (keras.ops.tanh(dense(x, 1)) + 1) / 2), "--output probabilities"),
     (lambda: wired(lambda x: keras.ops.relu(dense(x, 3))), "--output probabilities"),
+    (lambda: wired(lambda x: {"logits": dense(x, 3), "features": dense(x, 2)}), "of several outputs choose one"),
     (lambda: OfCode(), r"keras.Model\(inputs, model\(inputs\)\)"),
 ])
 def test_nothing_is_guessed(make, says):
     with pytest.raises(KitError, match=says):
         audit.prepare(make(), some_images())
+
+
+def test_a_mean_for_other_channels_is_refused():
+    model = sequential(layers.Flatten(), layers.Dense(3))
+    with pytest.raises(KitError, match="3 channels, but images of 1"):
+        audit.prepare(model, some_images(), normalisation=models.IMAGENET)
 
 
 def adapted(mean, variance):

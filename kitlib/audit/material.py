@@ -14,7 +14,7 @@ import numpy as np
 
 NAMES = tuple(name for name in DEFAULTS if name != "image_folder")
 # Names under which an .npz may hold the images to judge with, and those trained on.
-JUDGED = (("x_test", "y_test"), ("images", "labels"), ("x", "y"))
+JUDGED = (("x_test", "y_test"), ("test_images", "test_labels"), ("images", "labels"), ("x", "y"))
 TRAINED = (("x_train", "y_train"), ("train_images", "train_labels"))
 
 

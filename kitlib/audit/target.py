@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from kitlib import models
-from kitlib.models import in_float32
+from kitlib.models import first_line, in_float32
 from kitlib.settings import KitError
 
 import keras
@@ -62,6 +62,7 @@ def prepare(model: keras.Model, images: np.ndarray, input_range: tuple[float, fl
     Raises KitError where something is neither given nor certain, and for a model that takes other images.
     """
     model = in_float32(model)
+    _check_ends(model, images.shape[1:])
     ready, takes = _taking_pixels(model, images, input_range, normalisation)
     outputs = _outputs(ready, images[:PROBES])
     found, returns = _returning_logits(ready, outputs, output)
@@ -82,10 +83,11 @@ def image_shape(model) -> tuple:
 
 
 def outputs_of(model) -> int:
-    """The number of classes; a single output stands for two."""
+    """The number of classes; a single output stands for two. KitError for a model that returns anything else."""
     shape = model.output_shape
     if not isinstance(shape, tuple) or len(shape) != 2:
-        raise KitError(f"the model must return one row of numbers an image, one a class, but its output is {shape}")
+        raise KitError("the model must return one row of numbers an image, one a class, but its output is "
+                       f"{shape}; of several outputs choose one: keras.Model(model.inputs, model.output[...])")
     return max(2, shape[-1])
 
 
@@ -93,7 +95,6 @@ def outputs_of(model) -> int:
 
 def _taking_pixels(model, images, input_range, normalisation) -> tuple[keras.Model, str]:
     shape = images.shape[1:]
-    _check_shape(model, shape)
     if normalisation is not None:
         normalisation.check_channels(images)
     if input_range is None and normalisation is None:
@@ -114,8 +115,9 @@ def _taking_pixels(model, images, input_range, normalisation) -> tuple[keras.Mod
     return keras.Model(pixels, model(values), name="from_pixels"), f"{takes} ({why})"
 
 
-def _check_shape(model, shape) -> None:
+def _check_ends(model, shape) -> None:
     expected = image_shape(model)
+    outputs_of(model)
     for wanted, given in zip(expected, shape, strict=True):
         if wanted not in (None, given):
             raise KitError(f"the model takes images of {expected}, but those given are {tuple(shape)}")
@@ -247,8 +249,7 @@ def _outputs(model, images) -> np.ndarray:
     try:
         found = np.asarray(model(images, training=False), np.float32)
     except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
-        raise KitError(f"the model does not take images of {images.shape[1:]}: "
-                       f"{str(error).strip().splitlines()[0][:200]}") from None
+        raise KitError(f"the model does not take images of {images.shape[1:]}: {first_line(error)}") from None
     if found.ndim != 2 or len(found) != len(images):
         raise KitError("the model must return one row of numbers an image, one a class, but for "
                        f"{len(images)} images it returns the shape {found.shape}")
