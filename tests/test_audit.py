@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+import types
 
 from kitlib import __main__ as command_line
 from kitlib import attacks, audit, data, models, report, training
@@ -385,6 +386,18 @@ def test_a_worst_case_that_guessing_reaches_is_not_robust_however_high(honest):
     finally:
         m.labels = labels
     assert found.kind == "not robust" and "always naming the most frequent class gets" in found.sentence
+
+
+@pytest.mark.parametrize(("common", "rare", "kind"), [
+    (0.85, 0.80, "trustworthy"), (1.0, 0.0, "doubtful"), (0.5, 0.5, "doubtful")])
+def test_a_model_that_seeks_a_rare_class_is_not_measured_by_the_usual_one(common, rare, kind):
+    """Always naming the usual class gets 90 %; a screening model gets less, and finds most of the rare ones."""
+    labels = np.repeat([0, 1], [900, 100])
+    right = np.concatenate([np.arange(900) < 900 * common, np.arange(100) < 100 * rare])
+    strongest = types.SimpleNamespace(accuracy=checks.Accuracy.of(right), right=right)
+    m = types.SimpleNamespace(clean=right, survivors=right, labels=labels, strongest=("PGD", strongest),
+                              subject=types.SimpleNamespace(claim=None))
+    assert audit.judge(m, []).kind == kind
 
 
 def test_a_flag_makes_a_verdict_doubtful(honest):
