@@ -81,13 +81,17 @@ def _mapping(text: str) -> dict:
 
 
 def _shape(text: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in _numbers(3)(text))
+    found = _numbers(3)(text)
+    if not all(number >= 1 and float(number).is_integer() for number in found):
+        raise argparse.ArgumentTypeError(f"'{text}' must be three whole numbers from 1 on: height, width, channels")
+    return tuple(map(int, found))
 
 
 def run_audit(arguments) -> int:
     """Audit a model, write audit.json, figures and report.html, and say where."""
     from kitlib import audit, files, report
     from kitlib.audit import request
+    from kitlib.data.pictures import printable
 
     started = time.perf_counter()
     if (arguments.file is None) == (arguments.run is None):
@@ -113,12 +117,14 @@ def run_audit(arguments) -> int:
         found.write(whole)
         report.write_audit(whole)
     _print(found.record)
-    print(f"\n{folder / 'audit.json'}\n{folder / 'report.html'}")
+    print(f"\n{printable(folder / 'audit.json')}\n{printable(folder / 'report.html')}")
     return 0
 
 
 def _command() -> str:
-    return "python -m kitlib " + shlex.join(sys.argv[1:])
+    from kitlib.data.pictures import printable
+
+    return "python -m kitlib " + printable(shlex.join(sys.argv[1:]))
 
 
 def _print(record) -> None:

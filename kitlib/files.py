@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import glob
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -79,11 +80,15 @@ def folder_written_whole(path: Path):
 def check_folder(path: Path, may_hold: set[str]) -> None:
     """Whether `folder_written_whole` could put a folder at `path`, before there is anything to put there.
 
-    Raises KitError where it cannot be written, and where it holds anything but `may_hold`, which would be lost.
+    may_hold: files, by their path in the folder. Raises KitError where the folder cannot be written, and where it holds
+    any other file, which would be lost.
     """
     path = Path(path)
     try:
-        others = sorted(entry.name for entry in path.iterdir() if entry.name not in may_hold) if path.exists() else []
+        if path.exists() and not path.is_dir():
+            raise KitError(f"{path} is a file: choose a folder")
+        held = (str(entry.relative_to(path)) for entry in path.rglob("*") if not entry.is_dir())
+        others = list(itertools.islice((name for name in held if name not in may_hold), 4))
         path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryDirectory(dir=path.parent).cleanup()
     except OSError as error:

@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullFormatter
 
 ROUNDING = 1e-4  # a change smaller than this is float rounding, not a perturbation
@@ -34,6 +35,8 @@ def keep(figure: Figure, path: Path, synthetic: bool = False) -> Figure:
 
 def finished(figure: Figure, synthetic: bool = False) -> Figure:
     """The figure, closed, for one that is only shown; synthetic data are marked in the picture."""
+    for text in figure.findobj(Text):       # names of classes are no formulas, whatever dollars they hold
+        text.set_parse_math("$" not in text.get_text() or r"\mathdefault" in text.get_text())   # but Matplotlib's are
     if synthetic:
         figure.suptitle(f"{figure.get_suptitle()}  [synthetic data]".strip(), fontsize=11)
     plt.close(figure)

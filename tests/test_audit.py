@@ -1,9 +1,11 @@
 """The audit: planted faults are each caught by the right check, an honest defence passes, and any model can be "
   "asked."""
 import dataclasses
+import os
 import subprocess
 import sys
 import types
+import zipfile
 
 from kitlib import __main__ as command_line
 from kitlib import attacks, audit, data, models, report, training
@@ -388,6 +390,13 @@ def test_a_worst_case_that_guessing_reaches_is_not_robust_however_high(honest):
     assert found.kind == "not robust" and "always naming the most frequent class gets" in found.sentence
 
 
+def test_images_of_one_class_tell_nothing():
+    labels, right = np.ones(30, int), np.ones(30, bool)
+    m = types.SimpleNamespace(clean=right, survivors=right, labels=labels, subject=types.SimpleNamespace(claim=None),
+                              strongest=("PGD", types.SimpleNamespace(accuracy=checks.Accuracy.of(right), right=right)))
+    assert "of one class" in audit.judge(m, []).sentence
+
+
 @pytest.mark.parametrize(("common", "rare", "kind"), [
     (0.85, 0.80, "trustworthy"), (1.0, 0.0, "doubtful"), (0.5, 0.5, "doubtful")])
 def test_a_model_that_seeks_a_rare_class_is_not_measured_by_the_usual_one(common, rare, kind):
@@ -549,6 +558,74 @@ def dense(pixels, units, activation=None):
     return layers.Dense(units, activation)(layers.Flatten()(layers.Rescaling(2.0, -1.0)(pixels)))
 
 
+@keras.saving.register_keras_serializable("tests")
+class OwnHead(layers.Layer):
+    """A layer with an activation that its configuration does not tell of."""
+
+    def __init__(self, **named):
+        super().__init__(**named)
+        self.flat, self.dense, self.activation = layers.Flatten(), layers.Dense(3), keras.activations.softmax
+
+    def call(self, x):
+        return self.activation(self.dense(self.flat(x)))
+
+
+@keras.saving.register_keras_serializable("tests")
+class Softened(layers.Dense):
+    """Does more than its activation says."""
+
+    def call(self, x):
+        return keras.ops.softmax(super().call(x) / 3)
+
+
+@pytest.mark.parametrize("head", [lambda: OwnHead(), lambda: Softened(3, activation="softmax")])
+def test_where_a_softmax_cannot_be_taken_off_its_logarithm_is_used(head):
+    images = some_images()
+    model = sequential(layers.Rescaling(2.0, -1.0), layers.Flatten(), layers.Reshape((64,)), head())
+    target = audit.prepare(model, images)
+    assert target.probabilities and "logarithm is used" in target.returns
+    np.testing.assert_allclose(keras.ops.exp(target.model(images)), model(images), rtol=1e-4)
+
+
+def test_numbers_that_are_none_are_met_wherever_they_come():
+    """A division by the spread of each picture: one of a single colour makes NaN."""
+    def scaled(x):
+        return dense((x - keras.ops.mean(x, (1, 2, 3), keepdims=True)) / keras.ops.std(x, (1, 2, 3), keepdims=True), 3)
+
+    images = some_images(40)
+    target = audit.prepare(wired(scaled), images, input_range=(0, 1))
+    images[30] = 0.5
+    subject = audit.Subject(target, images, np.zeros(40, int), ("a", "b", "c"), eps=0.1)
+    with pytest.raises(KitError, match="1 of the 40 images .the first is number 30.*NaN"):
+        assert audit.Measurements(subject, FEW).clean.any()
+
+
+def test_half_of_the_pixel_range_is_an_eps_like_any_other(plain, digits_set):
+    m = measured(plain, digits_set, count=40, effort=FEW, eps=0.5)
+    assert {check.function(m).outcome for check in audit.CHECKS} <= {"pass", "flag", "cannot tell"}
+
+
+def test_images_that_are_all_alike_are_no_copies():
+    """One background with a small spot at a random place and a little noise: as alike as pictures of one machine."""
+    rng = np.random.default_rng(0)
+    background = np.linspace(0.1, 0.9, 32)[:, None] * np.ones((32, 32))
+    images = background + rng.normal(0, 0.004, (240, 32, 32))
+    for image in images:
+        row, column = rng.integers(2, 26, 2)
+        image[row:row + 4, column:column + 4] += rng.choice([-0.06, 0.06])
+    images = np.clip(images, 0, 1).astype(np.float32)[..., None]
+    model = sequential(layers.Rescaling(2.0, -1.0), layers.Flatten(), layers.Dense(2), shape=(32, 32, 1))
+    labels = np.arange(240) % 2
+
+    def asked(known):
+        subject = audit.Subject(audit.prepare(model, images), images[200:], labels[200:], ("a", "b"), eps=0.1,
+                                train_images=known, train_labels=labels[:len(known)])
+        return outcome("new_images", audit.Measurements(subject, FEW))
+
+    assert asked(images[:200]).outcome == "pass"
+    assert asked(np.concatenate([images[:150], images[200:220] + np.float32(1 / 255)])).outcome == "flag"
+
+
 def test_a_model_of_code_can_be_wrapped():
     code, images = OfCode(), some_images()
     target = audit.prepare(wired(code), images, input_range=(0, 1))
@@ -622,9 +699,11 @@ def image_folder(path, classes, count=4, shapes=((8, 8),)):
 
 def test_the_command_from_file_to_report(saved, capsys, monkeypatch):
     weird = "<script>alert(1)</script>"
-    names = np.array([weird, *map(str, range(1, 10))])
+    names = np.array([weird, "$a_b_c$", "$", *map(str, range(3, 10))])
     np.savez(saved / "named.npz", **np.load(saved / "mine.npz"), class_names=names)
-    words = ["audit", saved / "mine.keras", "--data", saved / "named.npz", "--eps", "8/255", "--claim", "0.9",
+    odd = saved / os.fsdecode(b"m\xe9.keras")      # no UTF-8
+    (saved / "mine.keras").rename(odd)
+    words = ["audit", odd, "--data", saved / "named.npz", "--eps", "8/255", "--claim", "0.9",
              "--quick", "--images", "20", "--out", saved / "out"]
     monkeypatch.setattr(sys, "argv", ["kitlib", *map(str, words)])
     assert command_line.main() == 0
@@ -680,7 +759,7 @@ def test_a_training_part_alone_is_nothing_to_judge_with(saved):
 
 def test_a_folder_of_a_picture_a_class_is_enough(saved):
     found = material.read(str(image_folder(saved / "few", ["a", "b"], count=1)), material.Wanted((8, 8, 1), 2))
-    assert len(found.images) == 2 and found.source == "2 pictures in few, 8 x 8 x 1 as they are"
+    assert len(found.images) == 2 and found.source == "2 pictures in few, 8 x 8, grey, their own size"
 
 
 def test_what_was_done_to_pictures_is_said(saved):
@@ -692,7 +771,7 @@ def test_what_was_done_to_pictures_is_said(saved):
     expected = data.pictures.read_pictures([saved / "images/a/0.png"], data.pictures.Form(8, 8, 1, None), None)
     np.testing.assert_array_equal(np.rint(255 * stretched.images[0]), expected["images"][0])
     square = str(image_folder(saved / "square", ["a", "b"], count=1, shapes=[(16, 16)]))
-    assert "each resized to 8 x 8 x 1" in material.read(square, material.Wanted((8, 8, 1), 2)).source
+    assert "each resized to 8 x 8, grey" in material.read(square, material.Wanted((8, 8, 1), 2)).source
 
 
 def test_a_model_of_any_size_takes_the_pictures_own_or_asks(saved):
@@ -710,6 +789,8 @@ def test_a_model_of_any_size_takes_the_pictures_own_or_asks(saved):
     assert subject.images.shape[1:] == (12, 12, 1)
     with pytest.raises(KitError, match="--input-shape: the model takes images of"):
         request.from_file(arguments(*words, "12,12,3"), TINY)
+    with pytest.raises(KitError, match="does not take images of .2, 2, 1."):
+        request.from_file(arguments(*words, "2,2,1"), TINY)
 
 
 def test_a_model_for_rectangles(saved):
@@ -717,6 +798,19 @@ def test_a_model_for_rectangles(saved):
     with pytest.raises(KitError, match="--fit stretch"):
         material.read(folder, material.Wanted((8, 12, 1), 2))
     assert material.read(folder, material.Wanted((8, 12, 1), 2, fit="stretch")).images.shape[1:] == (8, 12, 1)
+    proper = str(image_folder(saved / "proper", ["a", "b"], shapes=[(8, 12), (16, 24)]))
+    assert material.read(proper, material.Wanted((8, 12, 1), 2)).images.shape[1:] == (8, 12, 1)
+
+
+def test_what_is_left_out_of_a_folder_is_said(saved):
+    folder = image_folder(saved / "images", ["a", "b", "c"])
+    for picture in (folder / "b").iterdir():
+        picture.rename(picture.with_suffix(".dcm"))
+    found = material.read(str(folder), material.Wanted((8, 8, 1), 3))
+    assert found.source.endswith("; no pictures of b; 4 other files ignored")
+    (folder / "c" / "0.png").write_bytes(b"junk")
+    with pytest.raises(KitError, match="0.png: it is none of"):
+        material.read(str(folder), material.Wanted((None, None, 1), 3))
 
 
 def test_wrong_classes_are_refused(saved):
@@ -776,7 +870,8 @@ keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Rescaling(1 / 255), own_l
         request.from_file(arguments(*words), TINY)
     subject, _, _ = request.from_file(arguments(*words, "--import", saved / "own_layers.py"), TINY)
     assert subject.target.classes == 10
-    for wrong in ("nowhere.py", "nowhere"):
+    (saved / "leaves.py").write_text("import sys; sys.exit(0)")
+    for wrong in ("nowhere.py", "nowhere", f"{saved}/leaves.py"):
         with pytest.raises(KitError, match=f"--import {wrong}: it cannot be run"):
             request.from_file(arguments(*words, "--import", wrong), TINY)
 
@@ -785,7 +880,13 @@ def test_files_that_are_no_models_get_no_advice_about_code(saved):
     (saved / "torn.keras").write_bytes((saved / "mine.keras").read_bytes()[:500])
     softmax_net().save_weights(saved / "some.weights.h5")
     (saved / "saved_model").mkdir()
-    for name, says in (("torn.keras", "no Keras 3 model"), ("some.weights.h5", "--model-name"),
+    with zipfile.ZipFile(saved / "damaged.keras", "w", zipfile.ZIP_DEFLATED) as stored:
+        stored.writestr("config.json", '{"class_name": "Sequential", "config": {"name": "as good as a model"}}')
+    damaged = bytearray((saved / "damaged.keras").read_bytes())
+    damaged[60] ^= 255
+    (saved / "damaged.keras").write_bytes(damaged)
+    for name, says in (("torn.keras", "no Keras 3 model"), ("damaged.keras", "no Keras 3 model"),
+                       ("x" * 300, "exist"), ("some.weights.h5", "--model-name"),
                        ("saved_model", "is a folder"), ("missing.keras", "does not exist")):
         with pytest.raises(KitError, match=says) as error:
             request.from_file(arguments(saved / name, "--data", saved / "mine.npz", "--eps", 0.1), TINY)
@@ -801,15 +902,17 @@ def test_two_models_of_one_file_name_have_folders_of_their_own(saved):
     assert len(set(folders)) == 2
 
 
-def test_the_folder_is_tried_before_anything_is_measured(saved, capsys, monkeypatch):
-    (saved / "full").mkdir()
-    (saved / "full" / "thesis.tex").write_text("all my work")
+@pytest.mark.parametrize("name", ["thesis.tex", "figures/mine.png"])
+def test_the_folder_is_tried_before_anything_is_measured(saved, capsys, monkeypatch, name):
+    mine = saved / "full" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("all my work")
     words = ["audit", saved / "mine.keras", "--data", saved / "mine.npz", "--eps", "8/255", "--out", saved / "full"]
     monkeypatch.setattr(sys, "argv", ["kitlib", *map(str, words)])
     assert command_line.main() == 2
     said = capsys.readouterr()
-    assert "holds other things already (thesis.tex)" in said.err and "PGD" not in said.out
-    assert (saved / "full" / "thesis.tex").read_text() == "all my work"
+    assert f"holds other things already ({name})" in said.err and "PGD" not in said.out
+    assert mine.read_text() == "all my work"
 
 
 @pytest.mark.parametrize("channels", [2, 5])
@@ -853,6 +956,10 @@ def test_what_a_kit_network_settles_is_not_asked_for(saved, dropped):
 
 @pytest.mark.parametrize(("arrays", "says"), [
     ({"pixels": np.zeros(3)}, "x_test and y_test"),
+    ({"images": np.full((3, 8, 8), "black"), "labels": np.zeros(3, int)}, "must be numbers"),
+    ({"images": np.zeros((3, 8, 8), np.uint8), "labels": np.full(3, 2**32 + 1)}, "reach from 4294967297"),
+    ({"images": np.zeros((3, 8, 8), np.uint8), "labels": np.arange(3), "class_names": ["a", "b"]}, "2 classes"),
+    ({"images": np.zeros((3, 8, 8), np.uint8), "labels": np.arange(3), "class_names": np.array("a")}, "1 classes"),
     ({"images": np.full((3, 8, 8), 200.0), "labels": np.zeros(3, int)}, "floats in"),
     ({"images": np.zeros((3, 8, 8), np.uint8), "labels": np.zeros((3, 10))}, "one whole number"),
     ({"images": np.zeros((3, 8, 8), np.uint8), "labels": np.zeros(4, int)}, "3 images .* and 4 labels"),
@@ -866,6 +973,16 @@ def test_an_npz_that_does_not_fit(tmp_path, arrays, says):
 def test_data_that_are_nowhere():
     with pytest.raises(KitError, match="neither a data set"):
         material.read("cifer10", material.Wanted((32, 32, 3), 10))
+    for nowhere in ("~nobody-of-that-name/x", "x" * 300):
+        with pytest.raises(KitError, match="neither a data set"):
+            material.read(nowhere, material.Wanted((32, 32, 3), 10))
+
+
+@pytest.mark.parametrize("shape", ["inf,8,1", "8.9,8,1", "0,8,1", "8,8"])
+def test_an_input_shape_is_three_whole_numbers(shape, capsys):
+    with pytest.raises(SystemExit):
+        arguments("m.keras", "--input-shape", shape)
+    assert "--input-shape" in capsys.readouterr().err
 
 
 # --- the report

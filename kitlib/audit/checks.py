@@ -40,7 +40,8 @@ SUCCESS = 0.95          # of C&W, whose distance is not bounded
 MEAN_OF_ATTACKS = 0.01  # that the mean over attacks may lie above the worst case
 CLIMB = 0.90            # share of images on which the gradient leads uphill
 CONTROL = 0.005         # share of answers that an attack with eps = 0 may change
-ALIKE = 0.001           # two images are near-duplicates where 1 - correlation is below this,
+ALIKE = 0.001           # two images are near-duplicates where 1 - correlation is below this (or below a quarter of what
+                        # is usual, where all images are as alike as that),
 ALIKE_SHARE = 0.05      # or below this share of what is usual between an image and its nearest training image
 DUPLICATES = 0.005      # share of judged images with a near-duplicate in the training data
 
@@ -357,10 +358,9 @@ def _fall(history, kept) -> float | None:
        means="The attack is too weak to break even a model without defence, so what resists it proves nothing. Use "
              "more steps and look for a mistake in the attack.")
 def breaks_undefended(m: Measurements) -> Finding:
-    clean, at_eps, beyond = m.undefended_under_pgd.values()
-    sizes = list(m.undefended_under_pgd)
+    clean, at_eps, beyond = m.undefended_under_pgd
     said = (f"{m.undefended.what}: {points(clean.value)} without attack, {points(at_eps.value)} under PGD "
-            f"{format_epsilon(sizes[1])}, {points(beyond.value)} at {format_epsilon(sizes[-1])}")
+            f"{format_epsilon(m.subject.eps)}, {points(beyond.value)} at {format_epsilon(LARGE)}")
     values = {"clean": clean.value, "at_eps": at_eps.value, "at_half": beyond.value}
     if not clearly_above_guessing(clean, m.undefended.labels):
         return Finding("cannot tell", f"{said}: it has learnt too little for its fall to prove anything", values)
@@ -444,7 +444,7 @@ def identity_control(m: Measurements) -> Finding:
 
 @check("Intervals are given, and the test images are new to the model",
        threshold="in the training data no exact copy, and near-duplicates of at most 0.5 % (1 - correlation under a "
-                 "twentieth of the usual one to the nearest training image, or under 0.001)",
+                 "twentieth of the usual one to the nearest training image, or under 0.001 and a quarter of it)",
        source="Wilson 1927; Barz & Denzler 2020, arXiv:1902.00423 (duplicates in CIFAR)",
        means="The model is judged on images it has seen, so even its clean accuracy is too high. Take the copies out "
              "of one side, or split by patient, and measure again.")
@@ -454,7 +454,7 @@ def new_images(m: Measurements) -> Finding:
     if m.copies is None:
         return Finding("cannot tell", f"{interval}; no training data were given (--train-data)")
     exact, distance, usual = m.copies
-    alike = distance < max(ALIKE, ALIKE_SHARE * usual)
+    alike = distance < max(min(ALIKE, usual / 4), ALIKE_SHARE * usual)
     copies, near = int(exact.sum()), int((exact | alike).sum())
     return Finding(_flag_if(exceeds(copies, len(exact), 0.0) or exceeds(near, len(exact), DUPLICATES)),
                    f"{interval}; {copies} exact copies and {near - copies} near-duplicates of judged images in the "

@@ -18,8 +18,8 @@ JUDGED = ("test", "validation", "all")
 TRAINING = ("train", "all", "validation", "test")
 MOST_TRAINING = 50_000      # training pictures that copies are looked for in
 ORIENTATION = 0x0112        # what a camera says of how it was held
-FIT = {"crop": "resized so that it is filled, and the centre cut out (--fit stretch for the whole picture, which "
-               "Keras's image_dataset_from_directory takes)",
+FIT = {"crop": "resized so that it is filled, and the centre cut out (--fit stretch for the whole picture, as "
+               "Keras's image_dataset_from_directory does)",
        "stretch": "the whole picture resized to it, whatever its proportions"}
 
 
@@ -63,13 +63,15 @@ def read(path: Path, shape: tuple, count: int, seed: int, fit: Fit = "crop", whi
     if judged is None:
         raise KitError(f"{printable(path)} holds a training part alone: nothing is left to judge with. Give the folder "
                        "of that part if it is meant")
-    chosen = _some(*listed[judged], count, seed)
+    chosen = _some(*listed[judged][:2], count, seed)
     form = _form(shape, chosen[0], fit)
     found = _read(*chosen, len(listed[judged][0]), form)
     trained = None
     if "train" in parts and judged != "train":
-        trained = _read(*_some(*listed["train"], MOST_TRAINING, seed), len(listed["train"][0]), form)
-    return Folder(found, trained, names, _source(path, judged, found, trained, form, fit))
+        trained = _read(*_some(*listed["train"][:2], MOST_TRAINING, seed), len(listed["train"][0]), form)
+    where = printable(path.name) + ("" if judged == "all" else f", its {judged} part")
+    source = f"{_source(where, found, trained, form)}{_left_out(listed[judged], names)}"
+    return Folder(found, trained, names, source)
 
 
 def _parts(path: Path) -> dict[str, list[Path]]:
@@ -84,16 +86,25 @@ def _parts(path: Path) -> dict[str, list[Path]]:
     return {part: inner_folders(entry) for part, entry in own.items()}
 
 
-def _listed(places: list[Path], names) -> tuple[list[Path], np.ndarray]:
-    paths, labels = [], []
+def _listed(places: list[Path], names) -> tuple[list[Path], np.ndarray, int]:
+    """Pictures, their labels, and how many other files lie beside them."""
+    paths, labels, others = [], [], 0
     for place in places:
-        found, _ = list_pictures(place)
+        found, ignored = list_pictures(place)
         paths += found
         labels += [names.index(printable(place.name))] * len(found)
+        others += ignored
     if not paths:
         raise KitError(f"{printable(places[0].parent) if places else 'the folder'} holds no pictures in its "
-                       f"{len(places)} folders")
-    return paths, np.array(labels, np.int32)
+                       f"{len(places)} folders ({others} other files)")
+    return paths, np.array(labels, np.int32), others
+
+
+def _left_out(listed, names) -> str:
+    _, labels, others = listed
+    empty = [name for number, name in enumerate(names) if number not in labels]
+    return ((f"; no pictures of {', '.join(empty[:5])}{', ...' * (len(empty) > 5)}" if empty else "")
+            + (f"; {others} other files ignored" if others else ""))
 
 
 def _some(paths: list[Path], labels: np.ndarray, count: int, seed: int) -> tuple[list[Path], np.ndarray]:
@@ -108,19 +119,20 @@ def _read(paths, labels, total: int, form: Form) -> Pictures:
 
 def _form(shape: tuple, paths: list[Path], fit: Fit) -> Form:
     height, width, channels = shape
+    sizes = {_size(path) for path in paths} - {None}    # reading it will tell why one has none
     if height is None or width is None:
-        sizes = {_size(path) for path in paths}
-        if len(sizes) > 1 or None in sizes:
+        if len(sizes) > 1:
             raise KitError("the model takes images of any size, and the pictures are of several: say which "
                            "(--input-shape H,W,C)")
-        height, width = sizes.pop()
+        height, width = sizes.pop() if sizes else (1, 1)
     if channels not in (1, 3, None):
         raise KitError(f"the model takes images of {channels} channels; pictures have 1 or 3: prepare them yourself "
                        "and give an .npz")
-    if fit == "crop" and height != width:
+    alike = all(high * width == wide * height for high, wide in sizes)
+    if fit == "crop" and height != width and not alike:
         raise KitError(f"the model takes images of {height} x {width}, which are not square: say --fit stretch, or "
                        "prepare them yourself and give an .npz")
-    return Form(height, width, channels or 3, height if fit == "crop" else None)
+    return Form(height, width, channels or 3, height if fit == "crop" and height == width else None)
 
 
 def _size(path: Path) -> tuple[int, int] | None:
@@ -133,18 +145,18 @@ def _size(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def _source(path: Path, part: str, judged: Pictures, trained: Pictures | None, form: Form, fit: Fit) -> str:
-    where = printable(path.name) + ("" if part == "all" else f", its {part} part")
-    said = f"{judged.total:,} pictures in {where}, {_what_was_done(judged.shapes, form, fit)}"
+def _source(where: str, judged: Pictures, trained: Pictures | None, form: Form) -> str:
+    said = f"{judged.total:,} pictures in {where}, {_what_was_done(judged.shapes, form)}"
     if trained and len(trained.labels) < trained.total:
         said += f"; of its {trained.total:,} training pictures {len(trained.labels):,} were looked at"
     return said
 
 
-def _what_was_done(shapes: Counter, form: Form, fit: Fit) -> str:
-    size = f"{form.height} x {form.width} x {form.channels}"
+def _what_was_done(shapes: Counter, form: Form) -> str:
+    size = f"{form.height} x {form.width}, {'grey' if form.channels == 1 else 'RGB'}"
     if set(shapes) == {f"{form.width} x {form.height}"}:
-        return f"{size} as they are"
+        return f"{size}, their own size"
     proportions = {int(width) * form.height == int(height) * form.width
                    for width, height in (shape.split(" x ") for shape in shapes)}
-    return f"each resized to {size}" if proportions == {True} else f"brought to {size}: {FIT[fit]}"
+    how = FIT["stretch" if form.shorter_side is None else "crop"]
+    return f"each resized to {size}" if proportions == {True} else f"brought to {size}: {how}"

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import json
+import os
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -48,17 +49,17 @@ def load_weights(path: Path, settings: models.ModelSettings, shape, classes: int
 
 
 def _refuse_other_kinds(path: Path) -> None:
-    if path.is_dir():
+    if os.path.isdir(path):
         raise KitError(f"{path} is a folder (a SavedModel of TensorFlow?): save the model as one file, "
                        "model.save('mine.keras')")
+    if not os.path.isfile(path):
+        raise KitError(f"{path} does not exist")
     if path.name.endswith(".weights.h5"):
         raise KitError(f"{path} holds weights alone: say of which of the kit's networks (--model-name), or save the "
                        "whole model, model.save('mine.keras')")
 
 
 def _load_with_its_code(path: Path) -> keras.Model:
-    if not path.is_file():
-        raise KitError(f"{path} does not exist")
     try:
         return keras.models.load_model(path, compile=False, safe_mode=False)
     except Exception as error:  # Keras raises nearly every type here
@@ -98,7 +99,7 @@ def _parts(path: Path) -> Iterator[dict]:
     try:
         with zipfile.ZipFile(path) as stored:
             yield from _mappings(json.loads(stored.read("config.json")))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+    except Exception:  # zipfile, zlib and json raise anything on damaged files
         return
 
 
@@ -117,7 +118,7 @@ def _defined_in(code: str) -> dict:
     file = Path(code).expanduser().absolute()
     try:
         module = _run(file) if code.endswith(".py") else importlib.import_module(code)
-    except Exception as error:  # whatever the code raises
+    except (Exception, SystemExit) as error:  # whatever the code raises
         raise KitError(f"--import {code}: it cannot be run ({type(error).__name__}: {first_line(error)})") from None
     return {name: each for name, each in vars(module).items() if inspect.isclass(each) or inspect.isfunction(each)}
 

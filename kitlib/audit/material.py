@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 from kitlib import data
@@ -76,13 +77,13 @@ def read_training(where: str, wanted: Wanted) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read(where: str, wanted: Wanted, training: bool = False) -> Material:
-    path = Path(where).expanduser().absolute()
+    path = Path(os.path.abspath(os.path.expanduser(where)))
     if where in NAMES:
         found = _from_dataset(data.load(_settings(wanted.shape, where), seed=0))
         return dataclasses.replace(found, source=f"{found.source}; {' x '.join(map(str, found.images.shape[1:]))}")
     if path.suffix == ".npz":
         return _from_npz(path, wanted, TRAINED + JUDGED if training else JUDGED)
-    if path.is_dir():
+    if os.path.isdir(path):
         return _from_folder(path, wanted, folder.TRAINING if training else folder.JUDGED)
     raise KitError(f"--data: '{where}' is neither a data set ({', '.join(NAMES)}) nor a folder of images nor an .npz")
 
@@ -133,17 +134,16 @@ def _from_npz(path: Path, wanted: Wanted, keys) -> Material:
     arrays = read_arrays(path)
     if "about" in arrays:
         return _from_dataset(data.Dataset.load(path))
-    names = tuple(map(str, arrays.get("class_names", wanted.order or range(wanted.classes or 0))))
+    names = tuple(map(str, np.ravel(arrays.get("class_names", wanted.order or range(wanted.classes or 0)))))
     if not names:
         raise KitError(f"{path.name} does not say how many classes there are: give their names with --class-order")
     pair, train = (next((pair for pair in pairs if set(pair) <= set(arrays)), None) for pairs in (keys, TRAINED))
     if pair is None:
         raise KitError(f"{path.name} holds {', '.join(arrays) or 'nothing'}: it must hold "
                        f"{' or '.join(f'{x} and {y}' for x, y in keys)}")
-    classes = wanted.classes or len(names)
-    images, labels = _pair(arrays, pair, path, classes)
+    images, labels = _pair(arrays, pair, path, len(names))
     trained = {} if train is None else dict(zip(("train_images", "train_labels"),
-                                                _pair(arrays, train, path, classes), strict=True))
+                                                _pair(arrays, train, path, len(names)), strict=True))
     unseen = [name for number, name in enumerate(names) if number not in labels]
     source = f"{len(images):,} images in {path.name}" + (f"; of {_listed(unseen)} there is none" if unseen else "")
     return Material(images, labels, names, source,
@@ -157,9 +157,9 @@ def _pair(arrays, names: tuple[str, str], path: Path, classes: int) -> tuple[np.
     if len(images) != len(labels):
         raise KitError(f"{path.name} holds {len(images)} images ({names[0]}) and {len(labels)} labels ({names[1]})")
     if labels.min() < 0 or labels.max() >= classes:
-        raise KitError(f"{path.name}, {names[1]}: labels reach from {labels.min()} to {labels.max()}, but the model "
-                       f"has {classes} outputs (0 to {classes - 1})")
-    return images, labels
+        raise KitError(f"{path.name}, {names[1]}: labels reach from {labels.min()} to {labels.max()}, but there are "
+                       f"{classes} classes (0 to {classes - 1})")
+    return images, labels.astype(np.int32)
 
 
 def _images(images: np.ndarray, where: str) -> np.ndarray:
@@ -169,6 +169,8 @@ def _images(images: np.ndarray, where: str) -> np.ndarray:
         raise KitError(f"{where}: images must be N x H x W or N x H x W x C, not {images.shape}")
     if images.dtype == np.uint8:
         return images.astype(np.float32) / np.float32(255)
+    if not np.issubdtype(images.dtype, np.number) or np.issubdtype(images.dtype, np.complexfloating):
+        raise KitError(f"{where}: pixels must be numbers, not {images.dtype}")
     if not np.issubdtype(images.dtype, np.floating) or not (images.min() >= 0 and images.max() <= 1):
         raise KitError(f"{where}: pixels must be whole numbers of 8 bits (uint8), or floats in [0, 1]; these are "
                        f"{images.dtype} from {images.min():.4g} to {images.max():.4g}")
@@ -179,7 +181,7 @@ def _labels(labels: np.ndarray, where: str) -> np.ndarray:
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise KitError(f"{where}: labels must be one whole number an image, not {labels.dtype} of shape {labels.shape}")
-    return labels.astype(np.int32)
+    return labels
 
 
 def _in_order(found: Material, classes: int | None, order: tuple[str, ...]) -> Material:

@@ -9,7 +9,7 @@ from kitlib import attacks
 from kitlib.attacks import Attack
 from kitlib.attacks.base import input_gradient, logits_of, margin
 from kitlib.audit import surrogate
-from kitlib.audit.target import Averaged, Target, straight_through
+from kitlib.audit.target import NOT_FINITE, Averaged, Target, straight_through
 from kitlib.data import similarity
 from kitlib.evaluation import Accuracy, along, softmax
 from kitlib.models import Normalisation, as_pixels, predict_logits
@@ -29,7 +29,7 @@ EOT_PASSES = 16
 LINE = tuple(np.linspace(0, 1, 9).round(3).tolist())
 CONTROLS = 64           # images on which the claim's attacks are run with eps = 0
 OUR_CONTROLS = 16       # and the audit's, which are known to do nothing then
-FEWEST_CW = 20          # C&W L2, the dearest attack for a deep network, gets a tenth of the images, or so many
+FEWEST_CW = 15          # C&W L2, the dearest attack for a deep network, gets a tenth of the images, or so many
 UNDEFENDED_IMAGES = 5000
 REFERENCES = 1000       # training images that tell how far apart nearest images usually are
 
@@ -48,7 +48,8 @@ class Effort(Settings):
     cw_steps: int
 
 
-QUICK = Effort(images=100, steps=30, apgd_steps=30, queries=300, targets=0, cw_images=20, cw_searches=5, cw_steps=60)
+QUICK = Effort(images=100, steps=30, apgd_steps=30, queries=300, targets=0, cw_images=15, cw_searches=6,
+               cw_steps=100)
 FULL = Effort(images=1000, steps=40, apgd_steps=100, queries=5000, targets=3, cw_images=100, cw_searches=6,
               cw_steps=100)
 
@@ -155,7 +156,11 @@ class Measurements:
 
     @functools.cached_property
     def clean_logits(self) -> np.ndarray:
-        return predict_logits(self.model, self.images, self.batch)
+        logits = predict_logits(self.model, self.images, self.batch)
+        bad = np.flatnonzero(~np.isfinite(logits).all(1))
+        if len(bad):
+            raise KitError(f"for {len(bad)} of the {len(logits)} images (the first is number {bad[0]}) {NOT_FINITE}")
+        return logits
 
     @functools.cached_property
     def clean(self) -> np.ndarray:
@@ -390,17 +395,15 @@ class Measurements:
         return Accuracy.of(predict_logits(self.undefended.model, self.images, self.batch).argmax(1) == self.labels)
 
     @functools.cached_property
-    def undefended_under_pgd(self) -> dict[float, Accuracy]:
-        """Accuracy of the undefended model on its own images, under the same PGD at eps and at half of the
-        pixel range."""
-        known, found = self.undefended, {}
-        right = predict_logits(known.model, known.images, self.batch).argmax(1) == known.labels
-        found[0.0] = Accuracy.of(right)
+    def undefended_under_pgd(self) -> tuple[Accuracy, Accuracy, Accuracy]:
+        """Accuracy of the undefended model on its own images: without attack, and under the same PGD at eps and at half
+        of the pixel range."""
+        known = self.undefended
+        found = [predict_logits(known.model, known.images, self.batch).argmax(1) == known.labels]
         for eps in (self.subject.eps, LARGE):
             attack = self.suite["PGD"].model_copy(update={"eps": eps})
-            result = self._run(attack, known.model, known.images, known.labels, keep_images=False)
-            found[eps] = Accuracy.of(~result.fooled)
-        return found
+            found.append(~self._run(attack, known.model, known.images, known.labels, keep_images=False).fooled)
+        return tuple(map(Accuracy.of, found))
 
     @functools.cached_property
     def carlini_wagner(self) -> attacks.AttackResult | None:

@@ -27,7 +27,7 @@ PICTURES = {
 }
 
 
-LEAVES = {"audit.json", "figures", "report.html"}      # in its folder
+LEAVES = {"audit.json", "report.html", *(f"figures/{name}.png" for name in PICTURES)}   # in its folder
 
 
 class CheckRecord(Settings):

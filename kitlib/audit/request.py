@@ -10,6 +10,7 @@ from kitlib.audit.loading import load, load_weights
 from kitlib.audit.measure import Effort, Subject
 from kitlib.audit.of_run import of_run
 from kitlib.audit.target import image_shape, outputs_of, prepare
+from kitlib.data.pictures import printable
 from kitlib.files import sha256
 from kitlib.settings import KitError
 
@@ -43,9 +44,9 @@ def from_file(arguments, effort: Effort) -> tuple[Subject, dict, Path]:
     subject = Subject(target, chosen.images, chosen.labels, chosen.class_names, arguments.eps, arguments.claim,
                       train_images=trained[0], train_labels=trained[1])
     digest = sha256(path)
-    about = {"model": path.name, "data": chosen.source, "class_order": chosen.class_order,
+    about = {"model": printable(path.name), "data": chosen.source, "class_order": chosen.class_order,
              "synthetic": chosen.synthetic, "model_sha256": digest}
-    return subject, about, runs.runs_folder() / "audits" / f"{path.stem}-{digest[:8]}"
+    return subject, about, runs.runs_folder() / "audits" / f"{printable(path.stem)}-{digest[:8]}"
 
 
 def _order(arguments) -> tuple[str, ...]:

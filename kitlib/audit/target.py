@@ -20,6 +20,8 @@ ASK_RANGE = ("give --input-range LOW,HIGH, the values that black and white have 
 ASK_OUTPUT = "give --output logits or --output probabilities"
 WRAP = ("a model of code (a subclassed keras.Model), or one that was never built, must be wrapped first: "
         "inputs = keras.Input((height, width, channels)); model = keras.Model(inputs, model(inputs))")
+NOT_FINITE = ("the model returns NaN or infinite numbers: its training diverged, its weights are damaged, it divides "
+              "by zero, or it takes values of another range (--input-range)")
 PROBES = 16         # images on which outputs are looked at
 RANGES = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))
 SUMS_TO_ONE = 1e-4
@@ -64,12 +66,8 @@ def prepare(model: keras.Model, images: np.ndarray, input_range: tuple[float, fl
     model = in_float32(model)
     _check_ends(model, images.shape[1:])
     ready, takes = _taking_pixels(model, images, input_range, normalisation)
-    outputs = _outputs(ready, images[:PROBES])
-    found, returns = _returning_logits(ready, outputs, output)
-    probabilities = not returns.startswith("logits")
-    if probabilities:
-        _check_still_the_same(_outputs(found, images[:PROBES]), outputs, _outputs(ready, images[:PROBES]))
-    return Target(in_float32(found), model, takes, returns, probabilities)
+    found, returns = _returning_logits(ready, images[:PROBES], output)
+    return Target(in_float32(found), model, takes, returns, not returns.startswith("logits"))
 
 
 def image_shape(model) -> tuple:
@@ -85,7 +83,7 @@ def image_shape(model) -> tuple:
 def outputs_of(model) -> int:
     """The number of classes; a single output stands for two. KitError for a model that returns anything else."""
     shape = model.output_shape
-    if not isinstance(shape, tuple) or len(shape) != 2:
+    if not isinstance(shape, tuple) or len(shape) != 2 or shape[1] is None:
         raise KitError("the model must return one row of numbers an image, one a class, but its output is "
                        f"{shape}; of several outputs choose one: keras.Model(model.inputs, model.output[...])")
     return max(2, shape[-1])
@@ -112,7 +110,14 @@ def _taking_pixels(model, images, input_range, normalisation) -> tuple[keras.Mod
     pixels = keras.Input(shape, name="pixels")
     values = layers.Rescaling(high - low, low, name="to_input_range")(pixels)
     values = values if normalisation is None else normalisation.layer()(values)
-    return keras.Model(pixels, model(values), name="from_pixels"), f"{takes} ({why})"
+    try:
+        return keras.Model(pixels, model(values), name="from_pixels"), f"{takes} ({why})"
+    except Exception as error:  # whatever a layer raises
+        raise _does_not_take(shape, error) from None
+
+
+def _does_not_take(shape, error: Exception) -> KitError:
+    return KitError(f"the model does not take images of {tuple(shape)}: {first_line(error)}")
 
 
 def _check_ends(model, shape) -> None:
@@ -248,20 +253,22 @@ def _last_step(model):
 def _outputs(model, images) -> np.ndarray:
     try:
         found = np.asarray(model(images, training=False), np.float32)
-    except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
-        raise KitError(f"the model does not take images of {images.shape[1:]}: {first_line(error)}") from None
+    except Exception as error:  # whatever a layer raises
+        raise _does_not_take(images.shape[1:], error) from None
     if found.ndim != 2 or len(found) != len(images):
         raise KitError("the model must return one row of numbers an image, one a class, but for "
                        f"{len(images)} images it returns the shape {found.shape}")
     if not np.isfinite(found).all():
-        raise KitError("the model returns NaN or infinite numbers on the images: its training diverged, its weights "
-                       "are damaged, or it takes values of another range (--input-range)")
+        raise KitError(f"for some of the images {NOT_FINITE}")
     return found
 
 
-def _returning_logits(model, outputs, declared: Output | None) -> tuple[keras.Model, str]:
-    """A model that returns logits, and in words what the given one returns."""
+def _returning_logits(model, images, declared: Output | None) -> tuple[keras.Model, str]:
+    """A model that returns logits, and in words what the given one returns. images: a few, to ask it."""
+    outputs = _outputs(model, images)
     stripped, activation = without_probabilities(model)
+    if stripped is not None and not _gives_back(_two_columns(stripped), model, images, outputs):
+        stripped = None
     if stripped is not None and activation.startswith("log"):
         return _two_columns(stripped), f"logarithms of probabilities: its last steps, {activation}, were taken off"
     if stripped is not None:
@@ -330,9 +337,13 @@ def _before_activation(last, fed):
         return None, None
     if isinstance(last, layers.Activation):
         return fed, name
-    linear = type(last).from_config(last.get_config() | {"activation": "linear", "name": f"{last.name}_before_{name}"})
-    logits = linear(fed)
-    linear.set_weights(last.get_weights())
+    config = last.get_config() | {"activation": "linear", "name": f"{last.name}_before_{name}"}
+    try:
+        linear = type(last).from_config(config)
+        logits = linear(fed)
+        linear.set_weights(last.get_weights())
+    except Exception:  # a layer of somebody's own may take no activation, and raise anything
+        return None, None
     return logits, name
 
 
@@ -371,19 +382,16 @@ def _continued(model, function) -> keras.Model:
     return keras.Model(inputs, function(model(inputs)))
 
 
-def _check_still_the_same(logits, outputs, again) -> None:
-    """The softmax or sigmoid of the logits must be what the given model returns, where it returns the same `again`.
-
-    Raises KitError otherwise.
-    """
-    if np.abs(outputs - again).max() > SUMS_TO_ONE:
-        return
+def _gives_back(logits_of: keras.Model, model, images, outputs) -> bool:
+    """Whether softmax or sigmoid of the logits is what the model returned for the images (a layer of somebody's own may
+    have done more). A random model cannot tell."""
+    if np.abs(outputs - _outputs(model, images)).max() > SUMS_TO_ONE:
+        return True
+    logits = _outputs(logits_of, images)
     outputs = np.exp(outputs) if (outputs < 0).any() else outputs       # logarithms of probabilities
-    probabilities = np.asarray(keras.ops.softmax(logits))
-    independent = np.asarray(keras.ops.sigmoid(logits))
     outputs = np.concatenate([1 - outputs, outputs], 1) if outputs.shape[1] == 1 else outputs
-    if min(np.abs(outputs - rebuilt).max() for rebuilt in (probabilities, independent)) > 10 * SUMS_TO_ONE:
-        raise KitError("taking the last activation off changed what the model answers; save it without softmax")
+    rebuilt = (np.asarray(keras.ops.softmax(logits)), np.asarray(keras.ops.sigmoid(logits)))
+    return min(np.abs(outputs - each).max() for each in rebuilt) <= 10 * SUMS_TO_ONE
 
 
 # --- stand-ins that let a gradient through
@@ -458,8 +466,10 @@ def _blocks(step, images) -> bool:
         return False
     try:
         shape = step.input.shape
-        if tuple(shape) != tuple(step.output.shape) or None in shape[1:]:
+        if tuple(shape) != tuple(step.output.shape):
             return False
+        # Of a model for any size, each step is asked at the images' own.
+        shape = tuple(own or size for own, size in zip(shape, (None, *images.shape[1:]), strict=False))
         value = tf.constant(np.random.default_rng(0).uniform(0.05, 0.95, (2, *shape[1:])).astype(np.float32))
         if tuple(shape[1:]) == images.shape[1:]:
             value = tf.constant(images[:2])

@@ -40,6 +40,9 @@ def judge(m: Measurements, findings: list[tuple[Check, Finding]]) -> Verdict:
         return Verdict(kind=kind, sentence=sentence, reasons=reasons, attack=does_it)
 
     claim, guessed = m.subject.claim, guessing(m.labels)
+    if guessed == 1:
+        return verdict("doubtful", f"All {clean.count} images are of one class, so nothing tells whether the model "
+                                   "knows it from others: judge images of several classes.")
     if clean.value <= guessed and not tells_classes_apart(m.clean, m.labels):
         return verdict("doubtful", f"Without any attack the model gets {clean}, which is no better than always naming "
                                    "the most frequent class: check the input range and the order of the classes.")

@@ -81,8 +81,8 @@ class Form:
     """What every picture is brought to: height x width in pixels, with 1 (grey) or 3 channels.
 
     shorter_side: to which the shorter side is resized before the centre is cut out, as torchvision's
-    Resize(shorter_side), CenterCrop((height, width)) do; None resizes the whole picture to height x width, whatever
-    its proportions, as Keras's image_dataset_from_directory does. Bilinear with antialiasing.
+    Resize(shorter_side), CenterCrop((height, width)) do, bilinear with antialiasing. None resizes the whole picture to
+    height x width, whatever its proportions, as Keras's image_dataset_from_directory does, bilinear without.
     """
 
     height: int
@@ -227,7 +227,7 @@ def _eight_bits(picture: Image.Image, format: str) -> Image.Image:
 
 def _brought_to(form: Form, picture: Image.Image) -> Image.Image:
     if form.shorter_side is None:
-        return picture.resize((form.width, form.height), Image.Resampling.BILINEAR)
+        return _as_keras_does(form, picture)
     width, height = picture.size
     short = min(width, height)
     to = tuple(form.shorter_side if side == short else int(form.shorter_side * side / short)
@@ -235,6 +235,15 @@ def _brought_to(form: Form, picture: Image.Image) -> Image.Image:
     picture = picture.resize(to, Image.Resampling.BILINEAR)
     left, top = (round((side - wanted) / 2) for side, wanted in zip(to, (form.width, form.height), strict=True))
     return picture.crop((left, top, left + form.width, top + form.height))
+
+
+def _as_keras_does(form: Form, picture: Image.Image) -> Image.Image:
+    import tensorflow as tf  # slow to import
+
+    pixels = np.atleast_3d(np.asarray(picture))
+    resized = tf.image.resize(pixels, (form.height, form.width), method="bilinear", antialias=False).numpy()
+    pixels = np.rint(resized).astype(np.uint8)
+    return Image.fromarray(pixels[..., 0] if form.channels == 1 else pixels)
 
 
 def fit(images: np.ndarray, size: int, channels: int) -> np.ndarray:
