@@ -37,7 +37,10 @@ def experiment_files(wildcards):
     own = config.get("experiments", {}).get(wildcards.experiment)
     own = own or f"{ROOT}/notebooks/experiments/{wildcards.experiment}.yaml"
     base = yaml.safe_load(Path(own).read_text()).get("based_on")
-    return [own, f"{ROOT}/notebooks/experiments/{base}.yaml"] if base else [own]
+    if not base:
+        return [own]
+    is_path = str(base).endswith((".yaml", ".yml"))     # from the folder of the file that names it
+    return [own, str(Path(own).parent / base) if is_path else f"{ROOT}/notebooks/experiments/{base}.yaml"]
 
 
 # Where nothing is asked for: the experiments on embedded data.

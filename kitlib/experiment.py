@@ -1,6 +1,7 @@
 """An experiment: one YAML file in notebooks/experiments, read, merged with its profile, and checked."""
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -8,7 +9,7 @@ from typing import Annotated, Any, Literal
 from kitlib import attacks, defences
 from kitlib.data import DataSettings
 from kitlib.models import ModelSettings
-from kitlib.settings import Epsilon, KitError, Settings, choose, suggestion
+from kitlib.settings import Epsilon, KitError, Settings, choose, slug, suggestion
 from kitlib.training import TrainingSettings
 
 import pydantic
@@ -22,6 +23,9 @@ AttackOfAnyKind = Annotated[
     pydantic.SerializeAsAny[attacks.Attack],
     pydantic.BeforeValidator(lambda value: value if isinstance(value, attacks.Attack) else attacks.read(value)),
 ]
+
+
+RESERVED = ("clean", "combined", "worst case")      # what figures of a paper may name beside attacks
 
 
 class AttackSuite(Settings):
@@ -41,6 +45,13 @@ class AttackSuite(Settings):
         merged = {name: attack for group in groups for name, attack in group.items()}
         if len(merged) < sum(map(len, groups)):
             raise ValueError("the names of attacks must differ over as_published, controls and as_defined")
+        files: dict[str, str] = {}
+        for name in merged:
+            if name in RESERVED or not slug(name):
+                raise ValueError(f"an attack may not be called '{name}': that means something else, or names no file")
+            if files.setdefault(slug(name), name) != name:
+                raise ValueError(f"attacks '{files[slug(name)]}' and '{name}' would share a file: make their names "
+                                 "differ in letters or digits")
         if targeted := [name for name, attack in merged.items() if attack.targeted]:
             raise ValueError(f"attack '{targeted[0]}' is targeted; an experiment's lead away from the true label")
         return merged
@@ -95,10 +106,10 @@ class EvaluationSettings(Settings):
     images: int | None = pydantic.Field(default=None, ge=1)
     as_defined_images: int | None = pydantic.Field(default=None, ge=1)
     keep: int = pydantic.Field(default=200, ge=1)
-    shown: tuple[str, ...]
+    shown: tuple[str, ...] = pydantic.Field(min_length=1)
     headline: str
     batch_size: int = pydantic.Field(default=128, ge=1)
-    sweep: tuple[Epsilon, ...] = ()
+    sweep: tuple[Epsilon, ...] = pydantic.Field((0.0, 2 / 255, 4 / 255, 8 / 255, 16 / 255), min_length=1)
 
 
 DefenceOfAnyKind = Annotated[
@@ -227,12 +238,17 @@ class Experiment(Settings):
         for name in self.notebooks:
             if name not in further_notebooks():
                 raise ValueError(f"there is no notebook '{name}' from 06 on{suggestion(name, further_notebooks())}")
+        first = next(iter(self.evaluation.shown), self.evaluation.headline)
         for name in (*self.evaluation.shown, self.evaluation.headline):
             if name not in self.attacks.as_defined:
                 raise ValueError(f"evaluation names '{name}'{suggestion(name, self.attacks.as_defined)}")
-        if not isinstance(self.attacks.as_defined[self.evaluation.headline], attacks.InBall):
-            raise ValueError(f"the headline must be an attack with an eps, not '{self.evaluation.headline}'")
-        known = {"clean", "combined", "worst case", *self.attacks.all()}
+        for what, name in (("the headline", self.evaluation.headline), ("the first of those shown", first)):
+            if not isinstance(self.attacks.as_defined[name], attacks.InBall):
+                raise ValueError(f"{what} must be an attack with an eps, not '{name}'")
+        known = {*RESERVED, *self.attacks.all()}
+        ids = [figure.id for figure in self.paper_figures]
+        if twice := sorted({name for name in ids if ids.count(name) > 1}):
+            raise ValueError(f"paper figure '{twice[0]}' stands twice")
         for figure in self.paper_figures:
             for name in (figure.attack, figure.as_defined, figure.control):
                 if name is not None and name not in known:
@@ -306,10 +322,18 @@ def load(name: str, profile: str = "demo", overrides: dict | str | None = None) 
 def read_overrides(overrides: dict | str | None) -> dict:
     """Overrides given as a mapping or as YAML text, as a mapping."""
     if isinstance(overrides, str):
-        overrides = _parse_yaml(overrides, "overrides")
+        overrides = _from_text(overrides)
     if not isinstance(overrides or {}, dict):
         raise KitError(f"overrides must be a mapping such as '{{baseline: {{epochs: 3}}}}', not {overrides!r}")
     return overrides or {}
+
+
+def _from_text(overrides: str):
+    """A batch hands overrides on as JSON, in which 1e-05 is a number: in YAML it is text."""
+    try:
+        return json.loads(overrides)
+    except (ValueError, RecursionError):
+        return _parse_yaml(overrides, "overrides")
 
 
 def _without_null(entries: Any) -> Any:
@@ -357,10 +381,21 @@ def _read_yaml(path: Path) -> dict:
     return content
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain YAML, in which a key may not stand twice."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in getattr(node, "value", ()) if isinstance(key, yaml.ScalarNode)]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"the key '{twice}' stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def _parse_yaml(text: str, where: str):
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        return yaml.load(text, _Loader)  # a safe loader: it makes plain values only
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
         raise KitError(f"{where} is no valid YAML: {' '.join(str(error).split())}") from None
 
 

@@ -180,7 +180,7 @@ def build(settings: ModelSettings, input_shape: tuple[int, int, int], classes: i
     if seed is not None:
         keras.utils.set_random_seed(seed)
     inputs = keras.Input(input_shape, name="pixels")
-    normalisation = _normalisation_of(settings)
+    normalisation = normalisation_of(settings)
     normalisation.check_channels(inputs)
     normalised = normalisation.layer()(inputs)
     try:
@@ -208,7 +208,8 @@ def origin_of(model: keras.Model) -> dict | None:
     return model.__dict__.get("_kitlib_origin")
 
 
-def _normalisation_of(settings: ModelSettings) -> Normalisation:
+def normalisation_of(settings: ModelSettings) -> Normalisation:
+    """What a network normalises its pixels with. Raises KitError where ImageNet weights and another are asked for."""
     if settings.options.get("weights") != "imagenet":
         return settings.normalisation or Normalisation()
     if settings.normalisation is not None:

@@ -1,6 +1,7 @@
 """Every picture of the kit: one style, colour-blind safe, labelled in pixels (n/255)."""
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from kitlib.data import Dataset
@@ -35,8 +36,9 @@ def keep(figure: Figure, path: Path, synthetic: bool = False) -> Figure:
 
 def finished(figure: Figure, synthetic: bool = False) -> Figure:
     """The figure, closed, for one that is only shown; synthetic data are marked in the picture."""
-    for text in figure.findobj(Text):       # names of classes are no formulas, whatever dollars they hold
-        text.set_parse_math("$" not in text.get_text() or r"\mathdefault" in text.get_text())   # but Matplotlib's are
+    for text in figure.findobj(Text):
+        if re.search(r"(?<!\\)\$", text.get_text()) and r"\mathdefault" not in text.get_text():    # but a tick's number
+            text.set_parse_math(False)      # names of classes are no formulas, whatever dollars they hold
     if synthetic:
         figure.suptitle(f"{figure.get_suptitle()}  [synthetic data]".strip(), fontsize=11)
     plt.close(figure)
@@ -209,6 +211,7 @@ def loss_along(losses: dict[str, np.ndarray], shares, largest: float) -> Figure:
 
 def confusion_matrices(matrices: dict[str, np.ndarray], class_names) -> Figure:
     """Counts, coloured by the rate within each true class; one matrix a title."""
+    class_names = [str(name).replace("$", r"\$") for name in class_names]    # seaborn draws them at once
     columns = min(3, len(matrices))
     rows = -(-len(matrices) // columns)
     side = 1.6 + 0.42 * len(class_names)

@@ -209,8 +209,9 @@ def place(experiment: str, overrides: dict | str | None = None, figures: Path = 
             raise KitError(f"{experiment}/{name} was trained with other settings (data, model or training) than "
                            f"experiment '{experiment}' has now, overrides included: train it with the notebooks")
         _refuse_to_replace(run, name)
+    loaded = {name: load(f"{experiment}/{name}", figures) for name in found.models}
     for name, kept in found.models.items():
-        run.save_model(name, load(f"{experiment}/{name}", figures))
+        run.save_model(name, loaded[name])
         run.write_record(name, _record(f"{experiment}/{name}", kept))
     return run
 

@@ -6,8 +6,8 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from kitlib import experiment, plots, pretrained, results
-from kitlib.files import folder_written_whole, read_json, sha256, write_json
+from kitlib import audit, experiment, plots, pretrained, results
+from kitlib.files import folder_written_whole, read_json, write_json
 from kitlib.results import Results
 from kitlib.runs import Run
 from kitlib.settings import KitError
@@ -61,9 +61,9 @@ def _copy(run: Run, folder: Path, fingerprint: str) -> dict[str, str]:
         name = str(path.relative_to(run.folder))
         if path.stat().st_size > LARGEST:
             left_out[name] = f"larger than {LARGEST / 1e6:.1f} MB"
-        elif path.parent.name == "records" and read_json(path).get("fingerprint") != fingerprint:
+        elif path.parent.name == "records" and not _is_of(read_json(path), fingerprint):
             left_out[name] = "of other settings than results.json"
-        elif path.parent.parent.name == "audit" and not _audited_now(run, path.parent):
+        elif path.parent.parent.name == "audit" and not audit.is_of_its_model(path.parent):
             left_out[name] = "the audit of a model that has been trained again since"
         else:
             target = folder / (path.name if path.parent.name == "figures" else name)
@@ -72,10 +72,8 @@ def _copy(run: Run, folder: Path, fingerprint: str) -> dict[str, str]:
     return left_out
 
 
-def _audited_now(run: Run, folder: Path) -> bool:
-    """Whether the model that an audit judged is the one that the run has now. folder: audit/<model>."""
-    model = run.path(f"models/{folder.name}.keras")
-    return model.exists() and read_json(folder / "audit.json").get("model_sha256") == sha256(model)
+def _is_of(record, fingerprint: str) -> bool:
+    return isinstance(record, dict) and record.get("fingerprint") == fingerprint
 
 
 def _files(run: Run) -> Iterable[Path]:

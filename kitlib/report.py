@@ -187,7 +187,8 @@ def write_run(folder: Path, out: Path | None = None) -> Path:
     Raises KitError where results.json is missing or damaged.
     """
     found = results.read(folder / "results.json")
-    audits = {path.parent.name: audit.read(path) for path in sorted(folder.glob("audit/*/audit.json"))}
+    audits = {path.parent.name: audit.read(path) for path in sorted(folder.glob("audit/*/audit.json"))
+              if audit.is_of_its_model(path.parent)}
     path = out or folder / "report.html"
     write_text(path, render(run_page(found, _pictures(folder / "figures" if (folder / "figures").is_dir() else folder,
                                                       CAPTIONS), audits)))

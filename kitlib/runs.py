@@ -15,7 +15,7 @@ from kitlib import experiment as experiments
 from kitlib.data import Dataset
 from kitlib.experiment import REPOSITORY, Experiment
 from kitlib.files import read_arrays, read_json, write_arrays, write_json
-from kitlib.settings import KitError, suggestion
+from kitlib.settings import KitError, slug, suggestion
 from kitlib.training import choose_precision
 
 import keras
@@ -46,8 +46,11 @@ def maker_of(name: str) -> str:
 
 
 def runs_folder() -> Path:
-    """KITLIB_RUNS, or runs/ in the repository."""
-    return Path(os.environ.get("KITLIB_RUNS") or REPOSITORY / "runs").expanduser().resolve()
+    """KITLIB_RUNS, or runs/ in the repository. Raises KitError for braces in it, which mean something to Snakemake."""
+    folder = Path(os.path.expanduser(os.environ.get("KITLIB_RUNS") or REPOSITORY / "runs")).resolve()
+    if set("{}") & set(str(folder)):
+        raise KitError(f"the folder of runs, {folder}, has braces in its name: set KITLIB_RUNS to another")
+    return folder
 
 
 @dataclass(frozen=True)
@@ -179,11 +182,6 @@ def _injected(history: list[str]) -> set[str]:
     cells = [ast.parse(cell) for cell in history if cell.startswith("# Parameters")]
     assignments = [line for cell in cells for line in cell.body if isinstance(line, ast.Assign)]
     return {target.id for line in assignments for target in line.targets}
-
-
-def slug(name: str) -> str:
-    """A name of the attack suite as a file name: 'PGD 8/255' -> 'pgd_8_255'."""
-    return "_".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
 
 
 def environment() -> dict:

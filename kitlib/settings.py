@@ -127,3 +127,8 @@ Epsilon = Annotated[float, pydantic.BeforeValidator(parse_epsilon)]
 def format_epsilon(eps: float) -> str:
     """An epsilon in pixels as people write it: 0.03137... -> '8/255', 0.5 -> '127.5/255'."""
     return f"{round(eps * 255, 3):g}/255"
+
+
+def slug(name: str) -> str:
+    """A name of the attack suite as a file name: 'PGD 8/255' -> 'pgd_8_255'."""
+    return "_".join("".join(c if c.isalnum() else " " for c in name.lower()).split())

@@ -9,6 +9,7 @@ from kitlib import results
 from kitlib.experiment import REPOSITORY, lessons, solutions
 from kitlib.files import write_text
 from kitlib.report import TEMPLATES, Picture, Section, caption_of, environment
+from kitlib.settings import KitError
 
 from markupsafe import Markup
 from nbconvert import HTMLExporter
@@ -22,8 +23,12 @@ DOCUMENTS = ("CONTRIBUTING.md", "CHANGELOG.md", "data/README.md")
 def build(target: Path) -> Path:
     """Write the site into the folder `target`, from what is committed; returns its first page.
 
+    Raises KitError for a folder that holds anything but such a site.
     It needs no network to be made; formulas in notebooks are set by MathJax, which the reader's browser fetches.
     """
+    target = target.absolute()
+    if target.exists() and not (target / "style.css").is_file() and (not target.is_dir() or any(target.iterdir())):
+        raise KitError(f"{target} holds other things already: choose a new folder")
     for notebook in lessons() + solutions():
         page = notebook.relative_to(REPOSITORY).with_suffix(".html")
         _write_notebook(notebook, [each.stem for each in lessons()], target / page, root="../" * (len(page.parts) - 1))

@@ -13,7 +13,7 @@ from kitlib.batch import Job
 from kitlib.experiment import REPOSITORY
 from kitlib.files import read_json, read_yaml, write_json, write_text
 from kitlib.results import as_markdown, measured_for
-from kitlib.settings import KitError, Settings, suggestion
+from kitlib.settings import KitError, Settings, slug, suggestion
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,8 @@ from scipy import stats
 
 SWEEPS = REPOSITORY / "notebooks" / "sweeps"
 CONFIDENCE = 0.95
+MOST_SEEDS = 10_000
+COLUMNS = {"experiment", "under", "baseline", "defended", "figure", "paper"}    # of tables, beside what is varied
 
 
 def _seeds(value: Any) -> Any:
@@ -34,7 +36,10 @@ def _seeds(value: Any) -> Any:
     parts = [re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part) for part in value.split(",")]
     if not all(parts):
         raise ValueError("seeds are written as 0-4, as 0-2, 7 or as [0, 1, 5]")
-    return tuple(seed for part in parts for seed in range(int(part[1]), int(part[2] or part[1]) + 1))
+    ranges = [range(int(part[1]), int(part[2] or part[1]) + 1) for part in parts]
+    if sum(map(len, ranges)) > MOST_SEEDS:
+        raise ValueError(f"more than {MOST_SEEDS:,} seeds")
+    return tuple(seed for each in ranges for seed in each)
 
 
 def _labelled(axes: Any) -> Any:
@@ -267,8 +272,13 @@ def accuracy_table(found: Aggregate) -> pd.DataFrame:
     for group in found.groups:
         for under in next(iter(group.models.values())):
             cells = {model: cell(spreads[under]) for model, spreads in group.models.items()}
-            rows.append({"experiment": group.experiment, **group.variation, "under": under, **cells})
+            rows.append({"experiment": group.experiment, **_axes(group), "under": under, **cells})
     return pd.DataFrame(rows)
+
+
+def _axes(group) -> dict:
+    """The settings of a combination by their columns, which no other column may have the name of."""
+    return {f"{axis} (varied)" if axis in COLUMNS else axis: value for axis, value in group.variation.items()}
 
 
 def paper_table(found: Aggregate) -> pd.DataFrame:
@@ -278,7 +288,7 @@ def paper_table(found: Aggregate) -> pd.DataFrame:
         for entry in group.paper:
             verdicts = ", ".join(f"{verdict} ({count})" for verdict, count in entry.verdicts.items())
             rows.append({
-                "experiment": group.experiment, **group.variation, "figure": entry.id, "paper": f"{entry.paper:.2f}",
+                "experiment": group.experiment, **_axes(group), "figure": entry.id, "paper": f"{entry.paper:.2f}",
                 "as published": cell(entry.as_published), "as defined": cell(entry.as_defined),
                 "verdict (runs)": verdicts})
     return pd.DataFrame(rows)
@@ -327,7 +337,7 @@ def pictures(found: Aggregate) -> dict[str, Figure]:
             models = {model: {row: [group.models[model][row] for group in groups] for row in groups[0].headline}
                       for model in groups[0].models}
             shown = [label for label in labels if any(group.variation[key] == label for group in groups)]
-            made[f"{Path(experiment).stem}_{runs.slug(key)}"] = plots.along_axis(key, shown, models)
+            made[f"{Path(experiment).stem}_{slug(key)}"] = plots.along_axis(key, shown, models)
     return made
 
 

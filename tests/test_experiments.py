@@ -1,4 +1,6 @@
-from kitlib import experiment
+import json
+
+from kitlib import experiment, models
 from kitlib.defences import CATALOGUE
 from kitlib.settings import KitError
 
@@ -152,11 +154,42 @@ def test_a_figure_must_name_an_attack_of_the_experiment(content, tmp_path):
     (("nowhere.yaml",), "there is no experiment file nowhere.yaml"),
     (("digits_fgsm", "demo", "[1, 2]"), "overrides must be a mapping"),
     (("digits_fgsm", "demo", "{a: "), "overrides is no valid YAML"),
+    (("digits_fgsm", "demo", "[" * 5000), "overrides is no valid YAML"),
+    (("digits_fgsm", "demo", "{baseline: {epochs: 3}, baseline: {epochs: 4}}"), "the key 'baseline' stands twice"),
+    (("digits_fgsm", "demo", {"evaluation": {"sweep": []}}), "evaluation.sweep"),
+    (("digits_fgsm", "demo", {"evaluation": {"shown": []}}), "evaluation.shown"),
+    (("digits_fgsm", "demo", {"attacks": {"as_defined": {"clean": {"name": "fgsm", "eps": 0.1}}}}),
+     "may not be called 'clean'"),
+    (("digits_fgsm", "demo", {"attacks": {"as_defined": {"a 8-255": {"name": "fgsm", "eps": 0.1},
+                                                         "A 8/255": {"name": "pgd", "eps": 0.1}}}}), "share a file"),
     (("digits_fgsm", "demo", "{baseline: {epochz: 3}}"), "unknown key 'baseline.epochz'"),
 ])
 def test_unknown_names_and_overrides_are_refused(arguments, message):
     with pytest.raises(KitError, match=message):
         experiment.load(*arguments)
+
+
+def test_a_small_number_is_a_number_in_json_too():
+    """As a batch hands it on: 1e-05 is text in YAML."""
+    text = json.dumps({"defended": {"learning_rate": 1e-5}})
+    assert experiment.read_overrides(text) == {"defended": {"learning_rate": 1e-5}}
+
+
+def test_two_figures_of_one_name_are_refused():
+    figures = [figure.model_dump() for figure in experiment.load("cifar10_exp1").paper_figures]
+    with pytest.raises(KitError, match="stands twice"):
+        experiment.load("cifar10_exp1", "demo", {"paper_figures": [*figures, figures[0]]})
+
+
+def test_an_experiment_may_leave_out_what_has_a_usual_value(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("""{title: t, summary: s, data: {name: digits}, model: {name: tiny_cnn},
+        baseline: {method: plain, epochs: 1}, defended: {method: pgd, eps: 8/255, epochs: 1},
+        attacks: {as_defined: {PGD: {name: pgd, eps: 8/255}}}, evaluation: {shown: [PGD], headline: PGD},
+        profiles: {demo: {}}}""")
+    loaded = experiment.load(str(file))
+    assert loaded.evaluation.sweep[0] == 0 and not loaded.attacks.as_published
+    assert models.normalisation_of(loaded.model) == models.Normalisation()
 
 
 def test_a_broken_yaml_file_is_named(tmp_path):

@@ -66,3 +66,14 @@ def test_pictures_keep_their_true_brightness(dataset):
     shown = figure.axes[0].images[0]
     assert shown.get_clim() == (0, 1) and shown.get_array().max() == 0.5
     plt.close(figure)
+
+
+def test_dollars_in_names_are_no_formulas(tmp_path):
+    """In titles, and where seaborn writes names beside axes."""
+    names = ("$\\alpha_{$", "$")
+    grid = plots.attack_grid(np.zeros((1, 4, 4, 1)), {names[0]: np.ones((1, 4, 4, 1))},
+                             {"clean": [names[0]], names[0]: [names[1]]}, {"clean": [True], names[0]: [False]})
+    matrices = plots.confusion_matrices({names[0]: np.eye(2, dtype=int)}, names)
+    for figure in (grid, matrices):
+        plots.keep(figure, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 1000

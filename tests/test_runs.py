@@ -1,6 +1,6 @@
 import json
 
-from kitlib import experiment, runs
+from kitlib import experiment, runs, settings
 from kitlib.settings import KitError
 
 import pytest
@@ -85,10 +85,10 @@ def test_a_misspelt_papermill_parameter_is_an_error():
 @pytest.mark.parametrize("name, slug", [("PGD 8/255", "pgd_8_255"), ("C&W L2", "c_w_l2"),
                                         ("FGSM eps 1.0, predicted labels", "fgsm_eps_1_0_predicted_labels")])
 def test_slugs_are_file_names(name, slug):
-    assert runs.slug(name) == slug
+    assert settings.slug(name) == slug
 
 
 def test_no_two_attacks_of_an_experiment_share_a_file():
     for name in experiment.names():
         attacks = experiment.load(name).attacks.all()
-        assert len({runs.slug(attack) for attack in attacks}) == len(attacks)
+        assert len({settings.slug(attack) for attack in attacks}) == len(attacks)

@@ -4,6 +4,7 @@ import shutil
 
 from kitlib import site
 from kitlib.experiment import REPOSITORY
+from kitlib.settings import KitError
 
 import pytest
 
@@ -13,6 +14,13 @@ def pages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     assert site.build(folder) == folder / "index.html"
     return folder
+
+
+def test_a_folder_that_holds_other_things_is_left_alone(tmp_path):
+    (tmp_path / "mine.txt").write_text("all my work")
+    for place in (tmp_path, tmp_path / "mine.txt", REPOSITORY):
+        with pytest.raises(KitError, match="holds other things"):
+            site.build(place)
 
 
 def test_every_notebook_has_its_page_with_a_title(pages):

@@ -79,6 +79,7 @@ BAD_SWEEPS = [
     ("{experiment: digits_fgsm, seed: 3}", "unknown key 'seed'; did you mean 'seeds'"),
     ("{experiment: digits_fgsm, seeds: 4-0}", "'seeds'"),
     ("{experiment: digits_fgsm, seeds: a-b}", "seeds are written as 0-4"),
+    ("{experiment: digits_fgsm, seeds: 0-2000000000}", "more than 10,000 seeds"),
     ("{experiment: digits_fgsm, seeds: [0, 1.5]}", "'seeds.1'"),
     ("{experiment: digits_fgsm, seeds: [-1]}", "'seeds.0'"),
     ("{experiment: digits_fgsm, seeds: []}", "'seeds'"),

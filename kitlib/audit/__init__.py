@@ -9,10 +9,20 @@ from kitlib.audit.checks import CHECKS, Check, Finding
 from kitlib.audit.loading import load, load_weights
 from kitlib.audit.measure import FULL, QUICK, Attacked, Effort, Measurements, Subject
 from kitlib.audit.of_run import of_run
-from kitlib.audit.record import LEAVES, PICTURES, Audit, AuditRecord, attack_table, check_table, read, run
+from kitlib.audit.record import (
+    LEAVES,
+    PICTURES,
+    Audit,
+    AuditRecord,
+    attack_table,
+    check_table,
+    is_of_its_model,
+    read,
+    run,
+)
 from kitlib.audit.target import Target, image_shape, outputs_of, prepare
 from kitlib.audit.verdict import Verdict, judge
 
 __all__ = ["CHECKS", "FULL", "LEAVES", "PICTURES", "QUICK", "Attacked", "Audit", "AuditRecord", "Check", "Effort",
            "Finding", "Measurements", "Subject", "Target", "Verdict", "attack_table", "check_table", "image_shape",
-           "judge", "load", "load_weights", "of_run", "outputs_of", "prepare", "read", "run"]
+           "is_of_its_model", "judge", "load", "load_weights", "of_run", "outputs_of", "prepare", "read", "run"]

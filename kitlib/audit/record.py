@@ -10,7 +10,7 @@ from kitlib.audit.checks import CHECKS, Check, Finding, Outcome, guessing
 from kitlib.audit.measure import LINE, Effort, Measurements
 from kitlib.audit.verdict import Verdict, judge
 from kitlib.evaluation import Accuracy, softmax
-from kitlib.files import read_json, write_json
+from kitlib.files import read_json, sha256, write_json
 from kitlib.models import predict_logits
 from kitlib.results import Measured
 from kitlib.runs import environment
@@ -188,6 +188,13 @@ def _attack(each) -> AttackRecord:
 def read(path: Path) -> AuditRecord:
     """Raises KitError where the file is missing, damaged or does not follow the schema."""
     return AuditRecord.read(read_json(path), str(path))
+
+
+def is_of_its_model(folder: Path) -> bool:
+    """Whether an audit judged the model that the run has now (as far as it is there). folder: of the run,
+    audit/<model>."""
+    model = folder.parent.parent / "models" / f"{folder.name}.keras"
+    return not model.exists() or read_json(folder / "audit.json").get("model_sha256") == sha256(model)
 
 
 def attack_table(record: AuditRecord) -> pd.DataFrame:

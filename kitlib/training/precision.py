@@ -75,10 +75,13 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         return outputs
 
 
+FEWEST_CHANNELS = 8     # the fused kernel of oneDNN has written beyond its memory with four
+
+
 def _can_be_fused(layer: keras.layers.Layer) -> bool:
     return (
         type(layer) is keras.layers.BatchNormalization and not layer.renorm and not layer.synchronized
-        and len(layer.input.shape) == 4 and layer.axis in (-1, 3)
+        and len(layer.input.shape) == 4 and layer.axis in (-1, 3) and layer.input.shape[3] >= FEWEST_CHANNELS
         and layer.epsilon >= FusedBatchNormalization.smallest_epsilon
     )
 
