@@ -394,7 +394,7 @@ class _Loader(yaml.SafeLoader):
 
 def _parse_yaml(text: str, where: str):
     try:
-        return yaml.load(text, _Loader)  # a safe loader: it makes plain values only
+        return _Loader(text).get_single_data()
     except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
         raise KitError(f"{where} is no valid YAML: {' '.join(str(error).split())}") from None
 

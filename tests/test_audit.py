@@ -8,7 +8,7 @@ import types
 import zipfile
 
 from kitlib import __main__ as command_line
-from kitlib import attacks, audit, data, models, report, training
+from kitlib import attacks, audit, data, models, plots, report, training
 from kitlib.audit import checks, material, measure, request
 from kitlib.settings import KitError
 
@@ -923,7 +923,10 @@ def test_pictures_of_any_number_of_channels_are_drawn(channels):
     labels = models.predict_logits(model, images).argmax(1)
     subject = audit.Subject(audit.prepare(model, images), images, labels, ("a", "b", "c"), eps=0.2)
     found = audit.run(audit.Measurements(subject, FEW), model="linear", data="noise")
-    assert set(found.pictures()) == set(audit.PICTURES)
+    pictures = found.pictures()
+    assert set(pictures) == set(audit.PICTURES)
+    for figure in pictures.values():
+        plots.finished(figure)
 
 
 def test_training_images_of_another_shape_or_label_are_refused(plain, digits_set):

@@ -344,7 +344,7 @@ def test_twin_computes_in_bfloat16_but_answers_in_float32():
 
 @pytest.mark.parametrize("kind, tolerance", [("float32", 1e-5), ("bfloat16", 0.1)])
 def test_the_fused_batch_norm_of_a_twin_is_keras_s(kind, tolerance):
-    net, (images, labels) = network(batch_norm=True), a_batch()
+    net, (images, labels) = network(batch_norm=True, filters=8), a_batch()
     net.layers[3].gamma.assign(np.linspace(0.5, 2, 8))
     copy = twin(net, kind)
     assert isinstance(copy.layers[3], FusedBatchNormalization)

@@ -26,11 +26,11 @@ def toy_data(train=96, validation=30, classes=3, seed=0) -> Dataset:
     return Dataset("toy", images, labels, tuple("abcdefgh"[:classes]), split, "made up for a test")
 
 
-def network(dropout=0.0, batch_norm=False, classes=3, seed=1) -> keras.Model:
+def network(dropout=0.0, batch_norm=False, classes=3, seed=1, filters=4) -> keras.Model:
     keras.utils.set_random_seed(seed)
     pixels = keras.Input(SHAPE, name="pixels")
     x = models.Normalisation().layer()(pixels)
-    x = keras.layers.Conv2D(8 if batch_norm else 4, 3, strides=2, activation="relu")(x)
+    x = keras.layers.Conv2D(filters, 3, strides=2, activation="relu")(x)
     x = keras.layers.BatchNormalization(momentum=0.9)(x) if batch_norm else x
     x = keras.layers.Dropout(dropout)(x) if dropout else x
     x = keras.layers.Dense(8, activation="relu")(keras.layers.Flatten()(x))
