@@ -82,7 +82,7 @@ def _mapping(text: str) -> dict:
 
 def _shape(text: str) -> tuple[int, ...]:
     found = _numbers(3)(text)
-    if not all(number >= 1 and float(number).is_integer() for number in found):
+    if not all(number >= 1 and number.is_integer() for number in found):
         raise argparse.ArgumentTypeError(f"'{text}' must be three whole numbers from 1 on: height, width, channels")
     return tuple(map(int, found))
 

@@ -64,6 +64,11 @@ def _settings_in(annotation: Any) -> type[Settings] | None:
     return next(filter(None, map(_settings_in, typing.get_args(annotation))), None)
 
 
+def few(names) -> str:
+    """The first five of a sequence, with commas."""
+    return ", ".join(map(str, names[:5])) + (", ..." if len(names) > 5 else "")
+
+
 def suggestion(name: str, known) -> str:
     """'; did you mean ...' or '; known: ...' for the end of an error message."""
     known = sorted(known)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from kitlib.data.pictures import Form, inner_folders, list_pictures, printable, read_pictures
 from kitlib.data.sources import PART_FOLDERS
-from kitlib.settings import KitError
+from kitlib.settings import KitError, few
 
 import numpy as np
 from PIL import Image
@@ -103,7 +103,7 @@ def _listed(places: list[Path], names) -> tuple[list[Path], np.ndarray, int]:
 def _left_out(listed, names) -> str:
     _, labels, others = listed
     empty = [name for number, name in enumerate(names) if number not in labels]
-    return ((f"; no pictures of {', '.join(empty[:5])}{', ...' * (len(empty) > 5)}" if empty else "")
+    return ((f"; no pictures of {few(empty)}" if empty else "")
             + (f"; {others} other files ignored" if others else ""))
 
 
@@ -119,8 +119,8 @@ def _read(paths, labels, total: int, form: Form) -> Pictures:
 
 def _form(shape: tuple, paths: list[Path], fit: Fit) -> Form:
     height, width, channels = shape
-    sizes = {_size(path) for path in paths} - {None}    # reading it will tell why one has none
     if height is None or width is None:
+        sizes = _sizes(paths)
         if len(sizes) > 1:
             raise KitError("the model takes images of any size, and the pictures are of several: say which "
                            "(--input-shape H,W,C)")
@@ -128,11 +128,17 @@ def _form(shape: tuple, paths: list[Path], fit: Fit) -> Form:
     if channels not in (1, 3, None):
         raise KitError(f"the model takes images of {channels} channels; pictures have 1 or 3: prepare them yourself "
                        "and give an .npz")
-    alike = all(high * width == wide * height for high, wide in sizes)
-    if fit == "crop" and height != width and not alike:
+    if fit == "crop" and height == width:
+        return Form(height, width, channels or 3, shorter_side=height)
+    if fit == "crop" and not all(high * width == wide * height for high, wide in _sizes(paths)):
         raise KitError(f"the model takes images of {height} x {width}, which are not square: say --fit stretch, or "
                        "prepare them yourself and give an .npz")
-    return Form(height, width, channels or 3, height if fit == "crop" and height == width else None)
+    return Form(height, width, channels or 3, shorter_side=None)
+
+
+def _sizes(paths: list[Path]) -> set[tuple[int, int]]:
+    """Heights and widths of the pictures; of one that does not tell, reading it will say why."""
+    return {_size(path) for path in paths} - {None}
 
 
 def _size(path: Path) -> tuple[int, int] | None:

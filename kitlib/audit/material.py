@@ -9,7 +9,7 @@ from kitlib import data
 from kitlib.audit import folder
 from kitlib.data.settings import DEFAULTS
 from kitlib.files import read_arrays
-from kitlib.settings import KitError
+from kitlib.settings import KitError, few
 
 import numpy as np
 
@@ -94,10 +94,6 @@ def _check_shape(images: np.ndarray, shape: tuple, where: str) -> None:
             raise KitError(f"the model takes images of {tuple(shape)}, but those of {where} are {images.shape[1:]}")
 
 
-def _listed(names) -> str:
-    return ", ".join(map(str, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
 def _settings(shape, name: str) -> data.DataSettings:
     """Data settings for square images of the model's size and channels."""
     height, width, channels = shape
@@ -145,7 +141,7 @@ def _from_npz(path: Path, wanted: Wanted, keys) -> Material:
     trained = {} if train is None else dict(zip(("train_images", "train_labels"),
                                                 _pair(arrays, train, path, len(names)), strict=True))
     unseen = [name for number, name in enumerate(names) if number not in labels]
-    source = f"{len(images):,} images in {path.name}" + (f"; of {_listed(unseen)} there is none" if unseen else "")
+    source = f"{len(images):,} images in {path.name}" + (f"; of {few(unseen)} there is none" if unseen else "")
     return Material(images, labels, names, source,
                     f"labels as in the file: {_numbered(names)}", **trained)
 

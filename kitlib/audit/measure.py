@@ -13,7 +13,7 @@ from kitlib.audit.target import NOT_FINITE, Averaged, Target, straight_through
 from kitlib.data import similarity
 from kitlib.evaluation import Accuracy, along, softmax
 from kitlib.models import Normalisation, as_pixels, predict_logits
-from kitlib.settings import KitError, Settings, format_epsilon
+from kitlib.settings import KitError, Settings, few, format_epsilon
 
 import keras
 import numpy as np
@@ -89,7 +89,7 @@ class Subject:
         classes = self.target.classes
         if len(self.class_names) != classes:
             raise KitError(f"the model has {classes} outputs, but the data have {len(self.class_names)} classes "
-                           f"({_few(self.class_names)})")
+                           f"({few(self.class_names)})")
         self._check(self.images, self.labels, "to judge with")
         self._check(self.train_images, self.train_labels, "of the training data")
 
@@ -104,10 +104,6 @@ class Subject:
         if np.min(labels) < 0 or np.max(labels) >= self.target.classes:
             raise KitError(f"the labels {what} reach from {np.min(labels)} to {np.max(labels)}, but the model has "
                            f"{self.target.classes} outputs (0 to {self.target.classes - 1})")
-
-
-def _few(names) -> str:
-    return ", ".join(map(str, names[:5])) + (", ..." if len(names) > 5 else "")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -267,12 +267,11 @@ def _returning_logits(model, images, declared: Output | None) -> tuple[keras.Mod
     """A model that returns logits, and in words what the given one returns. images: a few, to ask it."""
     outputs = _outputs(model, images)
     stripped, activation = without_probabilities(model)
-    if stripped is not None and not _gives_back(_two_columns(stripped), model, images, outputs):
-        stripped = None
-    if stripped is not None and activation.startswith("log"):
-        return _two_columns(stripped), f"logarithms of probabilities: its last steps, {activation}, were taken off"
-    if stripped is not None:
-        return _two_columns(stripped), f"probabilities: its last step, {activation}, was taken off"
+    found = None if stripped is None else _two_columns(stripped)
+    if found is not None and _gives_back(found, model, images, outputs):
+        if activation.startswith("log"):
+            return found, f"logarithms of probabilities: its last steps, {activation}, were taken off"
+        return found, f"probabilities: its last step, {activation}, was taken off"
     if looks_like_probabilities(outputs):
         return _log_of(model), "probabilities (rows that sum to one), of which the logarithm is used"
     if declared == "probabilities":
