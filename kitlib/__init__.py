@@ -5,7 +5,28 @@ pixels and returns *logits*; every *epsilon* is in pixels and written n/255.
 
 Import kitlib before TensorFlow and Keras: it sets what TensorFlow reads only once.
 """
+import contextlib
+import ctypes
 import os
+import sys
+
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4       # of glibc's mallopt, see malloc.h
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc's malloc keep the large blocks that are freed, for the next ones.
+
+    By default it hands each back to the system, which clears it page by page when it is asked for again: with tensors
+    of some megabytes, made and freed in every step, that can take as long as the arithmetic (`python -m
+    benchmarks.training allocator`). Where MALLOC_... variables or another allocator are set, those rule.
+    """
+    if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    with contextlib.suppress(AttributeError, OSError):      # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_MMAP_MAX, 0)
+        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_TOP_PAD, 64 * 2**20)
 
 
 def _import_tensorflow_quietly() -> None:
@@ -29,4 +50,5 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Of itself TensorFlow takes a GPU's whole memory at once, and a batch runs several notebooks side by side.
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+_keep_freed_memory()
 _import_tensorflow_quietly()
