@@ -1,9 +1,10 @@
 """Does the audit find what independent judges find? `python -m benchmarks.agreement --models a.keras b.keras`.
 
 The worst case of the audit's ensemble against the strongest comparable attacks of Foolbox (PGD with restarts, FMN) and
-ART (PGD with restarts, Auto-PGD with two losses, Square), on the same images, with the same steps, restarts and
-queries. Adversarial images of every library are judged by one function. Without --models, the benchmarks' own
-networks are taken.
+ART (Auto-PGD with two losses, PGD with restarts, Square), on the same images, with the audit's steps and queries (PGD:
+those of its doubled PGD). A peer's attack goes on with what its earlier ones left, as in AutoAttack, which changes no
+worst case; the audit does so from Square and the targeted attack on. Adversarial images of every library are judged by
+one function. Without --models, the benchmarks' own networks are taken.
 """
 from __future__ import annotations
 
@@ -14,15 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import common, networks
-from benchmarks.attacks import accuracy, art_classifier, in_batches
+from benchmarks.attacks import art_classifier, in_batches
 from kitlib import audit, data, models
 from kitlib.evaluation import Accuracy
 from kitlib.settings import format_epsilon, parse_epsilon
 
 import numpy as np
 import tensorflow as tf
-
-RESTARTS = 5        # of the peers' PGD
 
 
 def main() -> None:
@@ -44,6 +43,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--eps", type=parse_epsilon, default=8 / 255)
     parser.add_argument("--queries", type=int, help="of Square (default: the audit's)")
+    parser.add_argument("--restarts", type=int, default=5, help="of the peers' PGD; the audit's doubled PGD has 2")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--quick", action="store_true", help="the audit's quick effort, for all")
     parser.add_argument("--without", nargs="+", default=[], help="peers' attacks to leave out, by name")
@@ -65,25 +65,25 @@ def judged(chosen):
 
 def compare(name: str, model, images, labels, class_names, effort, chosen) -> dict:
     """One model: accuracy left and seconds of every attack, and the worst case of each library."""
+    clean = models.predict_logits(model, images).argmax(1) == labels
+    print(f"{name}: {len(images)} images, {100 * clean.mean():.1f} % clean", flush=True)
     rights, rows = {}, []
     for library, attacks in {"kitlib": None, **peers(model, images, effort, chosen)}.items():
         judged = (ours(model, images, labels, class_names, effort, chosen) if attacks is None
-                  else theirs(model, images, labels, attacks, chosen))
+                  else theirs(model, images, labels, attacks, clean, chosen))
         for attack, (right, seconds) in judged.items():
             rows.append([library, attack, None if right is None else 100 * float(right.mean()), seconds])
         rights[library] = np.logical_and.reduce([right for right, _ in judged.values() if right is not None])
         rows.append([library, "worst case", 100 * float(rights[library].mean()),
                      sum(seconds for _, seconds in judged.values())])
     columns = ["library", "attack", "accuracy left, %", "seconds"]
-    clean = accuracy(model, images, labels)
-    title = f"{name}: {len(images)} images, eps {format_epsilon(chosen.eps)}, {100 * clean:.1f} % clean"
-    print(common.table(title, columns, rows), flush=True)
+    print(common.table(f"{name}: {len(images)} images, eps {format_epsilon(chosen.eps)}", columns, rows), flush=True)
     agreement = {library: agreed(rights["kitlib"], right) for library, right in rights.items() if library != "kitlib"}
     for library, each in agreement.items():
         print(f"kitlib's worst case minus {library}'s: {each['points']:+.1f} points; {each['only_peer']} images fall "
               f"to {library} alone, {each['only_kitlib']} to kitlib alone", flush=True)
-    return {"clean": clean, "rows": [dict(zip(columns, row, strict=True)) for row in rows], "agreement": agreement,
-            "worst_case": {library: Accuracy.of(right).record() for library, right in rights.items()}}
+    return {"clean": Accuracy.of(clean).record(), "rows": [dict(zip(columns, row, strict=True)) for row in rows],
+            "agreement": agreement, "worst_case": {name: Accuracy.of(right).record() for name, right in rights.items()}}
 
 
 def agreed(ours: np.ndarray, theirs: np.ndarray) -> dict:
@@ -104,20 +104,25 @@ def ours(model, images, labels, class_names, effort, chosen) -> dict:
     return {**found, "(judging, undefended model)": (None, rest)}
 
 
-def theirs(model, images, labels, attacks: dict[str, Callable], chosen) -> dict:
-    """The attacks of a peer, on the images that are right clean (the audit leaves others alone at once)."""
-    clean = models.predict_logits(model, images).argmax(1) == labels
-    found = {}
+def theirs(model, images, labels, attacks: dict[str, Callable], clean: np.ndarray, chosen) -> dict:
+    """The attacks of a peer by turns, each on the images (clean: bool N, those right without attack) still right."""
+    left, found = clean, {}
     for name, attack in attacks.items():
-        print(f"  {name}", flush=True)
         started = time.perf_counter()
-        adversarial = in_batches(attack, images[clean], labels[clean], chosen.batch)
-        seconds = time.perf_counter() - started
-        within = np.clip(adversarial, images[clean] - chosen.eps, images[clean] + chosen.eps).clip(0, 1)
-        right = clean.copy()
-        right[clean] = models.predict_logits(model, within.astype(np.float32)).argmax(1) == labels[clean]
-        found[name] = right, seconds
+        left = left & still_right(model, images, labels, attack, left, chosen)
+        found[name] = left, time.perf_counter() - started
+        print(f"  {name}: {100 * left.mean():.1f} % left, {found[name][1]:.0f} s", flush=True)
     return found
+
+
+def still_right(model, images, labels, attack: Callable, which: np.ndarray, chosen) -> np.ndarray:
+    """Which of the images `which` (bool N) the model still gets right after the attack; false for the others."""
+    right = np.zeros_like(which)
+    if which.any():
+        adversarial = in_batches(attack, images[which], labels[which], chosen.batch)
+        within = np.clip(adversarial, images[which] - chosen.eps, images[which] + chosen.eps).clip(0, 1)
+        right[which] = models.predict_logits(model, within.astype(np.float32)).argmax(1) == labels[which]
+    return right
 
 
 def peers(model, images, effort, chosen) -> dict[str, dict[str, Callable]]:
@@ -143,8 +148,8 @@ def foolbox_attacks(model, _images, effort, chosen) -> dict[str, Callable]:
         return lambda x, y: attack(wrapped, tf.constant(x), tf.constant(y, tf.int64), epsilons=eps)[1]
 
     pgd = foolbox.attacks.LinfPGD(abs_stepsize=2.5 * chosen.eps / steps, steps=steps, random_start=True)
-    return {f"PGD-{steps}, {RESTARTS} restarts": call(pgd.repeat(RESTARTS)),
-            f"FMN-{effort.apgd_steps}": call(foolbox.attacks.LInfFMNAttack(steps=effort.apgd_steps))}
+    restarts = {f"PGD-{steps}, start {number + 1}": call(pgd) for number in range(chosen.restarts)}
+    return {**restarts, f"FMN-{effort.apgd_steps}": call(foolbox.attacks.LInfFMNAttack(steps=effort.apgd_steps))}
 
 
 def art_attacks(model, images, effort, chosen) -> dict[str, Callable]:
@@ -155,11 +160,12 @@ def art_attacks(model, images, effort, chosen) -> dict[str, Callable]:
     classifier, steps = art_classifier(model, images), 2 * effort.steps
     usual = {"eps": chosen.eps, "batch_size": chosen.batch, "verbose": False}
     apgd = {**usual, "eps_step": 2 * chosen.eps, "max_iter": effort.apgd_steps, "nb_random_init": 1}
+    pgd = ProjectedGradientDescent(
+        classifier, eps_step=2.5 * chosen.eps / steps, max_iter=steps, num_random_init=1, **usual)
     made = {
-        f"PGD-{steps}, {RESTARTS} restarts": ProjectedGradientDescent(
-            classifier, eps_step=2.5 * chosen.eps / steps, max_iter=steps, num_random_init=RESTARTS, **usual),
         "Auto-PGD cross-entropy": AutoProjectedGradientDescent(classifier, loss_type="cross_entropy", **apgd),
         "Auto-PGD DLR": AutoProjectedGradientDescent(classifier, loss_type="difference_logits_ratio", **apgd),
+        **{f"PGD-{steps}, start {number + 1}": pgd for number in range(chosen.restarts)},
         "Square": SquareAttack(classifier, max_iter=effort.queries, nb_restarts=1, **usual),
     }
     return {name: lambda x, y, attack=attack: attack.generate(x, y=y) for name, attack in made.items()}

@@ -1,7 +1,7 @@
 """Cases that run in a process of their own, with TensorFlow as it is installed: `Elsewhere`.
 
-kitlib asks TensorFlow for oneDNN's kernels, which a user of another library does not get on every processor. So
-peers are timed twice: here, with the same kernels, and there, as their users run them.
+kitlib asks TensorFlow for oneDNN's kernels, which a user of another library does not get on every processor, and malloc
+to keep freed memory. So peers are timed twice: here, with the same kernels, and there, as their users run them.
 """
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+
+# glibc's default, but that it is said makes kitlib leave malloc alone.
+USUAL_MALLOC = {"MALLOC_ARENA_TEST": "8"}
 
 
 class Elsewhere:
@@ -22,9 +25,9 @@ class Elsewhere:
     """
 
     def __enter__(self) -> Elsewhere:
-        environment = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
+        usual = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"} | USUAL_MALLOC
         self._process = subprocess.Popen([sys.executable, "-m", "benchmarks.elsewhere"], stdin=subprocess.PIPE,
-                                         stdout=subprocess.PIPE, text=True, env=environment)
+                                         stdout=subprocess.PIPE, text=True, env=usual)
         return self
 
     def __exit__(self, *_error) -> None:

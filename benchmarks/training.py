@@ -9,6 +9,7 @@ plain step, the backward pass to the input alone another third).
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from kitlib import attacks, data, experiment, models, training  # isort: skip (b
 
 from benchmarks import networks
 from benchmarks.common import paired, ratio, table, write
-from benchmarks.elsewhere import Elsewhere
+from benchmarks.elsewhere import USUAL_MALLOC, Elsewhere
 from kitlib.training.batches import Examples, training_batches
 from kitlib.training.optimizers import FusedAdam
 from kitlib.training.precision import twin
@@ -243,6 +244,40 @@ def memory(dataset) -> float:
     return peak
 
 
+# Prints the seconds of a second epoch, after which nothing is compiled any more.
+_EPOCH = """
+import tempfile
+from benchmarks import networks
+from kitlib import models, training
+dataset = networks.dataset(images=2560)
+settings = training.TrainingSettings(method="pgd", attacks=[%r], epochs=2)
+wanted = models.ModelSettings(name="%s", options=%r)
+network = models.build(wanted, dataset.images.shape[1:], len(dataset.class_names), seed=0)
+with tempfile.TemporaryDirectory() as folder:
+    print("seconds", training.train(network, dataset, settings, folder, progress=False)["seconds"][1])
+"""
+ALLOCATED = {"even_deeper_cnn": {}, "small_resnet": {"widths": [48, 96, 192], "blocks": 1, "first_stride": 2}}
+
+
+def allocator(dataset) -> dict:
+    """PGD-2 training where malloc keeps freed memory, as kitlib asks it to, against glibc's own way (Linux only)."""
+    rows, results = [], {}
+    for name, options in ALLOCATED.items():
+        script = _EPOCH % (pgd(2), name, options)
+        cases = {"kitlib": {}, "glibc": USUAL_MALLOC}
+        seconds = {case: [] for case in cases}
+        for _ in range(3):
+            for case, variables in cases.items():
+                done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True,
+                                      env={**os.environ, **variables})
+                seconds[case].append(float(done.stdout.split("seconds")[1]))
+        results[name] = ratio(seconds["glibc"], seconds["kitlib"])
+        rows.append([name, *map(min, seconds.values()), *results[name].values()])
+    columns = ["network", "kept, s", "handed back, s", "times faster", "low", "high"]
+    print(table(f"An epoch of PGD-2 training on {dataset.name} with freed memory kept", columns, rows))
+    return results
+
+
 # attack, the kit's settings, and whether each batch also makes a step on its clean images
 KINDS = {
     "FGSM only": (FGSM, {"method": "fgsm", "attacks": [FGSM], "clean_share": 0.0}, False),
@@ -373,7 +408,8 @@ def _cleverhans_epoch(dataset, pixels, labels, attack, clean: bool) -> Callable:
 
 PARTS = {
     "steps": steps, "optimizers": optimizers, "precision": precision, "accuracy": accuracy,
-    "resnet": lambda _: resnet(), "pipeline": pipeline, "memory": memory, "peers": peers,
+    "resnet": lambda _: resnet(), "pipeline": pipeline, "memory": memory,
+    "allocator": allocator, "peers": peers,
 }
 
 

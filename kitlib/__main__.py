@@ -49,15 +49,16 @@ def aggregate(arguments) -> int:
     """Mean, spread and interval over the seeds of the finished runs of a sweep."""
     from kitlib import sweeps
 
-    return _aggregate(sweeps.load(arguments.sweep))
+    asked = sweeps.load(arguments.sweep)
+    return _aggregate(asked, folder=sweeps.PUBLISHED / asked.name if arguments.publish else asked.folder)
 
 
-def _aggregate(asked, stale=()) -> int:
+def _aggregate(asked, stale=(), folder: Path | None = None) -> int:
     from kitlib import sweeps
 
-    found = sweeps.aggregate(asked, stale)
-    sweeps.write(found, asked.folder)
-    print(f"\n{sweeps.heading(found)}\n{asked.folder}\n{sweeps.LEGEND}\n")
+    found, folder = sweeps.aggregate(asked, stale), folder or asked.folder
+    sweeps.write(found, folder)
+    print(f"\n{sweeps.heading(found)}\n{folder}\n{sweeps.LEGEND}\n")
     print(sweeps.accuracy_table(found).to_string(index=False))
     for folder in found.missing:
         print(f"missing: {folder}")
@@ -146,6 +147,8 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(function.__name__, help=purpose)
         command.add_argument("sweep", help="a file of notebooks/sweeps, or the path of a YAML file")
         command.set_defaults(function=function)
+    commands.choices["aggregate"].add_argument("--publish", action="store_true",
+                                               help="write to figures/sweeps/ in place of the folder of runs")
     for name in ("reproduce", "sweep"):
         _add_batch_options(commands.choices[name])
     add_audit(commands.add_parser("audit", help="is the robustness of a model real? nineteen checks"))

@@ -5,7 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
-from kitlib import results
+from kitlib import results, sweeps
 from kitlib.experiment import REPOSITORY, lessons, solutions
 from kitlib.files import write_text
 from kitlib.report import TEMPLATES, Picture, Section, caption_of, environment
@@ -61,7 +61,7 @@ def _write_document(path: Path, target: Path, root: str = "") -> None:
 
 
 def _gallery() -> tuple[Section, ...]:
-    """The papers at a glance, then every published run with its pictures and the reports of its audits."""
+    """The papers at a glance, every published run with its pictures and the reports of its audits, and the sweeps."""
     figures = REPOSITORY / "figures"
     sections = [Section("The papers at a glance", pictures=_pictures(figures))]
     for record in sorted(figures.glob("[!.]*/results.json")):
@@ -70,6 +70,10 @@ def _gallery() -> tuple[Section, ...]:
                        for path in sorted(record.parent.glob("audit/*/report.html")))
         sections.append(Section(found.experiment["title"], (results.heading(found),), pictures=_pictures(record.parent),
                                 links=audits))
+    for record in sorted(figures.glob("sweeps/*/aggregate.json")):
+        found = sweeps.read(record)
+        said = sweeps.heading(found), sweeps.LEGEND
+        sections.append(Section(found.sweep.title or found.sweep.name, said, pictures=_pictures(record.parent)))
     return tuple(sections)
 
 

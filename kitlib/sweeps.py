@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 SWEEPS = REPOSITORY / "notebooks" / "sweeps"
+PUBLISHED = REPOSITORY / "figures" / "sweeps"
 CONFIDENCE = 0.95
 MOST_SEEDS = 10_000
 COLUMNS = {"experiment", "under", "baseline", "defended", "figure", "paper"}    # of tables, beside what is varied

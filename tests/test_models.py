@@ -49,6 +49,14 @@ def test_the_papers_network_has_six_convolutions_and_three_dense_layers():
     assert all(layer.kernel_size == (3, 3) for layer in model.layers if isinstance(layer, keras.layers.Conv2D))
 
 
+def test_a_first_stride_halves_the_image_and_nothing_else():
+    whole, halved = (models.build(ModelSettings(name="small_resnet", options={"first_stride": stride}), (16, 16, 3), 3)
+                     for stride in (1, 2))
+    first = [next(layer for layer in each.layers if isinstance(layer, layers.Conv2D)) for each in (whole, halved)]
+    assert [layer.output.shape[1:3] for layer in first] == [(16, 16), (8, 8)]
+    assert [each.shape for each in whole.weights] == [each.shape for each in halved.weights]
+
+
 def test_same_seed_same_weights():
     first, again, other = small("small_resnet"), small("small_resnet"), models.build(
         ModelSettings(name="small_resnet", options=SMALL["small_resnet"][0]), (16, 16, 3), 3, seed=2)

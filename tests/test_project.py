@@ -1,5 +1,7 @@
 """One lock file for conda, pip and make; imports that run one way; no traces of a machine."""
 import ast
+import os
+import platform
 import re
 import subprocess
 import sys
@@ -91,3 +93,29 @@ def test_no_paths_of_a_machine_are_tracked():
 def test_ruff_finds_nothing():
     found = subprocess.run([sys.executable, "-m", "ruff", "check", "."], cwd=REPOSITORY, capture_output=True, text=True)
     assert found.returncode == 0, found.stdout
+
+
+# Blocks of 40 MB, above which glibc of itself always hands memory back; prints the pages that had to be made.
+FREED_AGAIN_AND_AGAIN = """
+import kitlib, ctypes, resource
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.memset.argtypes, libc.free.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t], [ctypes.c_void_p]
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    block = libc.malloc(40 * 2**20)
+    libc.memset(block, 1, 40 * 2**20)
+    libc.free(block)
+print("faults", resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is glibc's")
+def test_freed_memory_is_kept_unless_the_user_sets_up_malloc():
+    def faults(**variables):
+        usual = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+        done = subprocess.run([sys.executable, "-c", FREED_AGAIN_AND_AGAIN], capture_output=True, text=True,
+                              env={**usual, **variables}, check=True, cwd=REPOSITORY)
+        return int(done.stdout.split("faults")[1])
+
+    assert 5 * faults() < faults(MALLOC_ARENA_TEST="8")

@@ -2,8 +2,9 @@
 import re
 import shutil
 
-from kitlib import site
+from kitlib import site, sweeps
 from kitlib.experiment import REPOSITORY
+from kitlib.files import write_json
 from kitlib.settings import KitError
 
 import pytest
@@ -65,3 +66,13 @@ def test_the_gallery_links_the_reports_of_audits(tmp_path, monkeypatch):
     site._write_page(tmp_path / "gallery.html", "Gallery", sections=site._gallery())
     page = (tmp_path / "gallery.html").read_text(encoding="utf-8")
     assert '<a href="figures/lung_ct/audit/defended/report.html">Audit of the defended model</a>' in page
+
+
+def test_the_gallery_shows_published_sweeps(tmp_path, monkeypatch):
+    found = sweeps.Aggregate(sweep=sweeps.Sweep(name="mine", title="Seeds of mine", experiment="digits_fgsm"),
+                             finished=1, missing=(), groups=())
+    write_json(tmp_path / "figures/sweeps/mine/aggregate.json", found.model_dump(mode="json"))
+    (tmp_path / "figures/sweeps/mine/seeds.png").touch()
+    monkeypatch.setattr(site, "REPOSITORY", tmp_path)
+    section = site._gallery()[-1]
+    assert section.title == "Seeds of mine" and section.pictures[0].uri == "figures/sweeps/mine/seeds.png"

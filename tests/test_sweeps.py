@@ -257,6 +257,18 @@ def test_a_sweep_whose_batch_was_killed_has_failed(written, command, capsys):
     assert "1 of 2 runs" in capsys.readouterr().out
 
 
+def test_a_sweep_is_published_beside_the_runs(written, command, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(sweeps, "PUBLISHED", tmp_path / "published")
+    path = written("{experiment: digits_fgsm, profile: smoke, seeds: 0-1}")
+    for job in sweeps.jobs_of(sweeps.load(path)):
+        finish(job, 80)
+    assert command("aggregate", path, "--publish") == 0
+    folder = tmp_path / "published/mine"
+    assert str(folder) in capsys.readouterr().out and not sweeps.load(path).folder.exists()
+    assert {"accuracy.md", "accuracy.csv", "seeds.png"} <= {each.name for each in folder.iterdir()}
+    assert sweeps.read(folder / "aggregate.json") == sweeps.aggregate(sweeps.load(path))
+
+
 def test_a_failed_sweep_leaves_out_what_is_out_of_date(written, command, capsys, monkeypatch):
     path = written("{experiment: digits_fgsm, profile: smoke, seeds: 0-1}")
     jobs = sweeps.jobs_of(sweeps.load(path))
