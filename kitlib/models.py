@@ -20,7 +20,10 @@ from keras import layers
 
 
 class Normalisation(Settings):
-    """z = (pixels - mean) / std, per channel or with one number for all channels."""
+    """z = (pixels - mean) / std, per channel or with one number for all channels.
+
+    `to_normalised` and `to_pixels` take images (N x H x W x C), or one number for all channels.
+    """
 
     mean: float | tuple[float, ...] = 0.5
     std: float | tuple[float, ...] = 0.5
@@ -39,9 +42,10 @@ class Normalisation(Settings):
 
     def check_channels(self, images) -> None:
         """Raises KitError where the numbers are not one a channel: they would be broadcast silently."""
+        channels = images.shape[-1] if len(getattr(images, "shape", ())) else None
         for numbers in (self.mean, self.std):
-            if np.ndim(numbers) and len(numbers) not in (1, images.shape[-1]):
-                raise KitError(f"the normalisation has {len(numbers)} channels, but images of {images.shape[-1]} are "
+            if np.ndim(numbers) and channels is not None and len(numbers) not in (1, channels):
+                raise KitError(f"the normalisation has {len(numbers)} channels, but images of {channels} are "
                                "given; it takes one number, or one a channel")
 
     def layer(self) -> layers.Layer:

@@ -25,6 +25,7 @@ from kitlib.settings import KitError
 import keras
 import numpy as np
 import pytest
+from drawn_data import lung_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -207,20 +208,6 @@ def test_cifar10_is_read_from_keras_download_without_unpickling_and_kept(small_c
     archive.unlink()
     kept = read(tmp_path / "data", name="cifar10")
     np.testing.assert_array_equal(kept.labels, expected.labels)
-
-
-def lung_folder(root, nested=1):
-    home = root.joinpath(*["The IQ-OTHNCCD lung cancer dataset"] * nested)
-    rng = np.random.default_rng(0)
-    for name, count in {"Bengin": 12, "Malignant": 30, "Normal": 21}.items():
-        (home / f"{name} cases").mkdir(parents=True)
-        for number in range(1, count + 1):
-            if number % 3 == 1:  # three slices a patient
-                patient = rng.integers(0, 256, (30, 40)).astype(np.float32)
-            slice_ = np.clip(patient + rng.normal(0, 10, patient.shape), 0, 255).astype(np.uint8)
-            Image.fromarray(slice_).save(home / f"{name} cases" / f"{name} case ({number}).jpg", quality=95)
-    (home / "IQ-OTH_NCCD lung cancer dataset.txt").write_text("1190 images")
-    return home
 
 
 @pytest.mark.parametrize("nested", [1, 2])

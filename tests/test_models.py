@@ -71,6 +71,13 @@ def test_normalisation_layer_does_what_the_settings_say():
     np.testing.assert_allclose(IMAGENET.to_pixels(normalised), pixels, atol=1e-6)
 
 
+def test_a_normalisation_by_channel_takes_one_number_for_all_of_them():
+    np.testing.assert_allclose(IMAGENET.to_normalised(0.5), (0.5 - np.array(IMAGENET.mean)) / IMAGENET.std, rtol=1e-6)
+    np.testing.assert_allclose(IMAGENET.to_pixels(np.float32(0)), IMAGENET.mean, rtol=1e-6)
+    with pytest.raises(KitError, match="the normalisation has 3 channels, but images of 1 are given"):
+        IMAGENET.to_normalised(np.zeros((2, 4, 4, 1), np.float32))
+
+
 def test_uint8_images_are_divided_by_255():
     model = small("deeper_cnn")
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 1), dtype=np.uint8)

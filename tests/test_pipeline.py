@@ -9,10 +9,11 @@ from kitlib.experiment import REPOSITORY
 
 import nbformat
 import pytest
+from drawn_data import lung_folder
 
 
-def kitlib(*arguments, runs, cwd):
-    environment = os.environ | {"KITLIB_RUNS": str(runs), "TF_CPP_MIN_LOG_LEVEL": "3"}
+def kitlib(*arguments, runs, cwd, **variables):
+    environment = os.environ | {"KITLIB_RUNS": str(runs), "TF_CPP_MIN_LOG_LEVEL": "3"} | variables
     return subprocess.run([sys.executable, "-m", "kitlib", *arguments], env=environment, cwd=cwd, text=True,
                           capture_output=True, timeout=900)
 
@@ -60,6 +61,18 @@ def test_a_second_call_has_nothing_to_do(reproduced, tmp_path):
     again = kitlib("reproduce", "phantom_ct", "--profile", "smoke", runs=runs, cwd=tmp_path)
     assert again.returncode == 0 and "SYNTHETIC" in again.stdout
     assert before == {path: path.stat().st_mtime_ns for path in runs.rglob("*.keras")}
+
+
+def test_paper_b_runs_from_the_published_folder_to_its_tables(tmp_path):
+    """Slices in colour, normalised channel by channel, and the notebooks from 06 on that belong to it."""
+    lung_folder(tmp_path / "data", counts=(45, 205, 150))
+    done = kitlib("reproduce", "lung_ct", "--profile", "smoke", runs=tmp_path / "runs", cwd=tmp_path,
+                  KITLIB_DATA=str(tmp_path / "data"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    folder = tmp_path / "runs/lung_ct/smoke/seed0"
+    record = results.read(folder / "results.json")
+    assert not record.synthetic and len(record.paper) == 10 and all(entry.verdict for entry in record.paper)
+    assert {"09_data_audit.json", "11_explanation_and_detection.json"} <= set(os.listdir(folder / "records"))
 
 
 @pytest.mark.parametrize("arguments, message", [
