@@ -708,3 +708,40 @@ def test_models_without_logits_are_refused(model, message):
 
 def ending_in_softmax():
     return keras.Sequential([keras.Input((10,)), keras.layers.Dense(10), keras.layers.Activation("softmax")])
+
+
+# A linear model, whose worst case within the ball has a formula
+
+@pytest.fixture(scope="module")
+def linear(digits):
+    images, labels = digits
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
+    model.compile(keras.optimizers.Adam(1e-2), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(images[:1200], labels[:1200], epochs=20, verbose=0)
+    return model
+
+
+def robust(linear, images, labels, eps):
+    """Which images no picture in the ball gets wrong: the lead of each other class, at its own worst picture."""
+    weights, bias = (each.astype(np.float64) for each in linear.layers[-1].get_weights())
+    x, leads = images.reshape(len(images), -1).astype(np.float64), []
+    for other in range(10):
+        towards = weights.T[other] - weights.T[labels]
+        worst = np.where(towards > 0, np.minimum(x + eps, 1), np.maximum(x - eps, 0))
+        lead = (worst * towards).sum(1) + bias[other] - bias[labels]
+        leads.append(np.where(labels == other, -np.inf, lead))
+    return np.max(leads, axis=0) < 0
+
+
+@pytest.mark.parametrize("attack, missed", [
+    ({"name": "fgsm"}, 20), ({"name": "pgd", "steps": 40}, 6), ({"name": "pgd", "steps": 40, "loss": "margin"}, 6),
+    ({"name": "apgd", "steps": 40}, 6), ({"name": "apgd", "steps": 40, "loss": "dlr"}, 6),
+    ({"name": "square", "steps": 300}, 20), ({"name": "noise", "kind": "sign"}, 200)])
+def test_no_attack_finds_more_than_there_is_and_good_ones_hardly_less(linear, images, labels, attack, missed):
+    eps = 0.1
+    truth = robust(linear, images, labels, eps)
+    assert 0.2 < truth.mean() < 0.8
+    result = attacks.run(attacks.read({**attack, "eps": eps}), linear, images, labels, seed=0, progress=False)
+    assert not (truth & result.fooled).any()
+    assert (~truth & ~result.fooled).sum() <= missed
