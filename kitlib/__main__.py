@@ -88,7 +88,8 @@ def _print_results(run) -> None:
     found = results.of_run(run)
     print(f"\n{results.heading(found)}\n{run.folder}\n")
     print(results.accuracy_table(found).to_string(index=False), end="\n\n")
-    print(results.paper_table(found).drop(columns="why").to_string(index=False))
+    if found.paper:
+        print(results.paper_table(found).drop(columns="why").to_string(index=False))
 
 
 def publish(arguments) -> int:
