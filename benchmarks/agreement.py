@@ -4,7 +4,8 @@ The worst case of the audit's ensemble against the strongest comparable attacks 
 ART (Auto-PGD with two losses, PGD with restarts, Square), on the same images, with the audit's steps and queries (PGD:
 those of its doubled PGD). A peer's attack goes on with what its earlier ones left, as in AutoAttack, which changes no
 worst case; the audit does so from Square and the targeted attack on. Adversarial images of every library are judged by
-one function. Without --models, the benchmarks' own networks are taken.
+one function. Without --models, the benchmarks' own networks are taken. Where images resist, ART's Square takes hours on
+two cores: `--without Square` leaves it out.
 """
 from __future__ import annotations
 
@@ -76,6 +77,7 @@ def compare(name: str, model, images, labels, class_names, effort, chosen) -> di
         rights[library] = np.logical_and.reduce([right for right, _ in judged.values() if right is not None])
         rows.append([library, "worst case", 100 * float(rights[library].mean()),
                      sum(seconds for _, seconds in judged.values())])
+        print("  {}, {}: {:.1f} %, {:.0f} s".format(*rows[-1]), flush=True)
     columns = ["library", "attack", "accuracy left, %", "seconds"]
     print(common.table(f"{name}: {len(images)} images, eps {format_epsilon(chosen.eps)}", columns, rows), flush=True)
     agreement = {library: agreed(rights["kitlib"], right) for library, right in rights.items() if library != "kitlib"}
