@@ -334,8 +334,11 @@ def accuracy_against_cost(records: dict[str, dict]) -> Figure:
     for names in places.values():
         first = records[names[0]]
         at = (first["training"]["times_plain"], 100 * first["worst_case"]["accuracy"])
-        axes.annotate(", ".join(names), at, (7, 3), textcoords="offset points", fontsize=8, rotation=40,
-                      rotation_mode="anchor")     # aslant, so that names of neighbours do not meet
+        if len(names) > 2:      # a list to the left, where none is cheaper than plain training
+            axes.annotate("\n".join(names), at, (-9, -4), textcoords="offset points", fontsize=8, ha="right")
+        else:                   # aslant, so that names of neighbours do not meet
+            axes.annotate(", ".join(names), at, (7, 3), textcoords="offset points", fontsize=8, rotation=40,
+                          rotation_mode="anchor")
     axes.set(xscale="log", xlabel="training time, times the plain one", ylabel="accuracy, %", ylim=(-3, 102),
              title="Clean accuracy (hollow) and worst case (full)")
     axes.margins(x=0.25)
