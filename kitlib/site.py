@@ -36,7 +36,8 @@ def build(target: Path) -> Path:
                     ignore=shutil.ignore_patterns("models"))
     shutil.copyfile(TEMPLATES / "style.css", target / "style.css")
     _write_page(target / "gallery.html", "Gallery", sections=_gallery())
-    for name in DOCUMENTS:
+    tables = [str(path.relative_to(REPOSITORY)) for path in sorted(REPOSITORY.glob("figures/*/tables/*.md"))]
+    for name in (*DOCUMENTS, *tables):
         _write_document(REPOSITORY / name, (target / name).with_suffix(".html"), root="../" * name.count("/"))
     _write_document(REPOSITORY / "README.md", target / "index.html")
     return target / "index.html"
