@@ -94,17 +94,17 @@ def _print_results(run) -> None:
 
 def publish(arguments) -> int:
     """Copy what runs have found to figures/, and make the papers' figures and the README's tables from all of it."""
-    from kitlib import files, publication, results, runs
+    from kitlib import files, publication, readme, runs
 
-    figures, readme = REPOSITORY / "figures", REPOSITORY / "README.md"
+    figures, path = REPOSITORY / "figures", REPOSITORY / "README.md"
     for name in arguments.experiments:
         found = publication.publish(runs.open_run(name, arguments.profile, arguments.seed), figures)
         print(f"{found.folder}: {found.bytes / 1e6:.1f} MB")
         for what, why in found.left_out.items():
             print(f"  left out: {what}: {why}")
-    for path in publication.draw_papers(figures):
-        print(path)
-    files.write_text(readme, results.fill_in(readme.read_text(encoding="utf-8"), figures))
+    for drawn in publication.draw_papers(figures):
+        print(drawn)
+    files.write_text(path, readme.fill_in(path.read_text(encoding="utf-8"), figures))
     return 0
 
 

@@ -1,7 +1,6 @@
 """results.json: its schema, the verdicts on a paper's figures, and the tables made from it."""
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +9,7 @@ from kitlib.evaluation import Evaluation, confusion, recalls
 from kitlib.experiment import ComparisonSettings, Experiment, PaperFigure
 from kitlib.files import read_json, write_json, write_text
 from kitlib.runs import Run, environment
-from kitlib.settings import KitError, Settings, suggestion
+from kitlib.settings import KitError, Settings
 
 import pandas as pd
 
@@ -310,32 +309,3 @@ def heading(results: Results) -> str:
     name, model, data = (results.experiment[key] for key in ("name", "model", "data"))
     how = f"{mark}profile {results.profile}, seed {results.seed}, {model['name']} at {data['size']} px"
     return f"{name} ({how}): {results.experiment['title']}"
-
-
-def fill_in(text: str, figures: Path) -> str:
-    """`text` with what stands between marks and '<!-- end -->' made anew from the records in `figures`.
-
-    <!-- results: NAME --> is the experiment's heading and its table of the paper's figures, or of accuracies where the
-    paper has none. <!-- value: FILE A / B / C --> is the accuracy under keys A, B, C of a JSON record, with its count.
-    Raises KitError where a record or a key is missing.
-    """
-    text = re.sub(r"(<!-- results: (\w+) -->).*?<!-- end -->",
-                  lambda match: f"{match[1]}\n{_shown(read(figures / match[2] / 'results.json'))}<!-- end -->",
-                  text, flags=re.DOTALL)
-    return re.sub(r"(<!-- value: (\S+) ([^>]+?) -->).*?<!-- end -->",
-                  lambda match: f"{match[1]}{_value(figures / match[2], match[3])}<!-- end -->", text, flags=re.DOTALL)
-
-
-def _shown(found: Results) -> str:
-    table = paper_table(found) if found.paper else accuracy_table(found)
-    return f"**{heading(found)}**\n\n{as_markdown(table)}"
-
-
-def _value(path: Path, keys: str) -> str:
-    value = read_json(path)
-    for key in keys.split(" / "):
-        known = value if isinstance(value, dict) else {}
-        if key not in known:
-            raise KitError(f"{path} has no '{key}' of '{keys}'{suggestion(key, known)}")
-        value = value[key]
-    return f"{100 * value['accuracy']:.1f} % ({value['correct']} of {value['count']})"

@@ -1,6 +1,6 @@
 from kitlib import attacks, evaluation, files, models, results, runs
 from kitlib.evaluation import Accuracy, Evaluation
-from kitlib.experiment import REPOSITORY, PaperFigure
+from kitlib.experiment import PaperFigure
 from kitlib.settings import KitError
 
 import numpy as np
@@ -163,18 +163,3 @@ def test_results_of_a_run_are_those_of_its_settings(finished_run, tmp_path, stal
     files.write_json(run.path("results.json"), stale(record))
     with pytest.raises(KitError, match="results.json belongs to other settings than experiment 'digits_fgsm' has now"):
         results.of_run(run)
-
-
-def test_the_readme_s_tables_are_those_of_the_records():
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    assert "<!-- results: " in text
-    assert results.fill_in(text, REPOSITORY / "figures") == text
-
-
-def test_a_number_in_prose_is_that_of_its_record(tmp_path):
-    accuracy = {"accuracy": 0.75, "correct": 3, "count": 4}
-    files.write_json(tmp_path / "run" / "leak.json", {"on grey": {"defended": accuracy}})
-    text = "It names <!-- value: run/leak.json on grey / defended -->?<!-- end --> of them."
-    assert "defended -->75.0 % (3 of 4)<!-- end --> of" in results.fill_in(text, tmp_path)
-    with pytest.raises(KitError, match="leak.json has no 'defnded' .*did you mean 'defended'"):
-        results.fill_in(text.replace("defended", "defnded"), tmp_path)

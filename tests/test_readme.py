@@ -1,0 +1,39 @@
+"""What the README shows of the records."""
+from kitlib import files, readme, sweeps
+from kitlib.experiment import REPOSITORY
+from kitlib.settings import KitError
+from kitlib.sweeps import Aggregate, Group, PaperSpread, Spread, Sweep
+
+import pytest
+
+
+def test_the_readme_s_tables_are_those_of_the_records():
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert "<!-- results: " in text
+    assert readme.fill_in(text, REPOSITORY / "figures") == text
+
+
+def test_a_number_in_prose_is_that_of_its_record(tmp_path):
+    accuracy = {"accuracy": 0.75, "correct": 3, "count": 4}
+    files.write_json(tmp_path / "run" / "leak.json", {"on grey": {"defended": accuracy}})
+    text = "It names <!-- value: run/leak.json on grey / defended -->?<!-- end --> of them."
+    assert "defended -->75.0 % (3 of 4)<!-- end --> of" in readme.fill_in(text, tmp_path)
+    with pytest.raises(KitError, match="leak.json has no 'defnded' .*did you mean 'defended'"):
+        readme.fill_in(text.replace("defended", "defnded"), tmp_path)
+
+
+@pytest.mark.parametrize("paper", [True, False])
+def test_a_sweep_is_shown_by_its_paper_s_figures_or_by_its_headline(tmp_path, paper):
+    spread = Spread.of({0: 0.5, 1: 0.6})
+    figures = (PaperSpread(id="clean", paper=55.0, as_published=spread, as_defined=spread, verdicts={"explained": 2}),)
+    group = Group(experiment="some", variation={}, synthetic=False, headline=("clean", "PGD"), seconds={},
+                  models={"baseline": {"clean": spread, "FGSM": spread, "PGD": spread}}, paper=figures if paper else ())
+    sweep = Sweep(name="two", experiment=("some",), seeds=(0, 1))
+    found = Aggregate(sweep=sweep, finished=2, missing=(), groups=(group,))
+    sweeps.write(found, tmp_path / "sweeps" / "two")
+    shown = readme.fill_in("<!-- sweep: two -->\nold\n<!-- end -->", tmp_path)
+    assert "seeds 0, 1, 2 of 2 runs" in shown and "old" not in shown
+    rows = [line.split(" | ")[1] for line in shown.splitlines() if line.startswith("| some")]
+    assert rows == (["clean"] if paper else ["clean", "PGD"])
+    with pytest.raises(KitError, match="aggregate.json"):
+        readme.fill_in("<!-- sweep: three --><!-- end -->", tmp_path)
