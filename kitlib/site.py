@@ -36,7 +36,7 @@ def build(target: Path) -> Path:
                     ignore=shutil.ignore_patterns("models"))
     shutil.copyfile(TEMPLATES / "style.css", target / "style.css")
     _write_page(target / "gallery.html", "Gallery", sections=_gallery())
-    tables = [str(path.relative_to(REPOSITORY)) for path in sorted(REPOSITORY.glob("figures/*/tables/*.md"))]
+    tables = [str(path.relative_to(REPOSITORY)) for path in sorted(REPOSITORY.glob("figures/**/*.md"))]
     for name in (*DOCUMENTS, *tables):
         _write_document(REPOSITORY / name, (target / name).with_suffix(".html"), root="../" * name.count("/"))
     _write_document(REPOSITORY / "README.md", target / "index.html")
@@ -74,7 +74,10 @@ def _gallery() -> tuple[Section, ...]:
     for record in sorted(figures.glob("sweeps/*/aggregate.json")):
         found = sweeps.read(record)
         said = sweeps.heading(found), sweeps.LEGEND
-        sections.append(Section(found.sweep.title or found.sweep.name, said, pictures=_pictures(record.parent)))
+        tables = tuple((f"Table: {path.stem}", str(path.relative_to(REPOSITORY).with_suffix(".html")))
+                       for path in sorted(record.parent.glob("*.md")))
+        sections.append(Section(found.sweep.title or found.sweep.name, said, pictures=_pictures(record.parent),
+                                links=tables))
     return tuple(sections)
 
 

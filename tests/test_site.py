@@ -73,6 +73,8 @@ def test_the_gallery_shows_published_sweeps(tmp_path, monkeypatch):
                              finished=1, missing=(), groups=())
     write_json(tmp_path / "figures/sweeps/mine/aggregate.json", found.model_dump(mode="json"))
     (tmp_path / "figures/sweeps/mine/seeds.png").touch()
+    (tmp_path / "figures/sweeps/mine/paper.md").touch()
     monkeypatch.setattr(site, "REPOSITORY", tmp_path)
     section = site._gallery()[-1]
     assert section.title == "Seeds of mine" and section.pictures[0].uri == "figures/sweeps/mine/seeds.png"
+    assert section.links == (("Table: paper", "figures/sweeps/mine/paper.html"),)
