@@ -50,14 +50,17 @@ def aggregate(arguments) -> int:
     from kitlib import sweeps
 
     asked = sweeps.load(arguments.sweep)
-    return _aggregate(asked, folder=sweeps.PUBLISHED / asked.name if arguments.publish else asked.folder)
+    return _aggregate(asked, publishes=arguments.publish)
 
 
-def _aggregate(asked, stale=(), folder: Path | None = None) -> int:
+def _aggregate(asked, stale=(), publishes: bool = False) -> int:
     from kitlib import sweeps
 
-    found, folder = sweeps.aggregate(asked, stale), folder or asked.folder
-    sweeps.write(found, folder)
+    found, folder = sweeps.aggregate(asked, stale), asked.folder
+    if publishes:
+        folder = sweeps.publish(found)
+    else:
+        sweeps.write(found, folder)
     print(f"\n{sweeps.heading(found)}\n{folder}\n{sweeps.LEGEND}\n")
     print(sweeps.accuracy_table(found).to_string(index=False))
     for folder in found.missing:

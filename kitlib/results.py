@@ -212,12 +212,13 @@ def read(path: Path) -> Results:
     return Results.read(content, str(path))
 
 
-def of_run(run: Run) -> Results:
+def of_run(run: Run, path: Path | None = None) -> Results:
     """The results of a run, with the title, the choices and other prose that its experiment has now.
 
+    path: of its record, where that does not lie in the run's folder.
     Raises KitError where they are missing, damaged, or made with other settings or figures of the paper.
     """
-    path = run.need("results.json")
+    path = path or run.need("results.json")
     found = read(path)
     now = {figure.id: figure.model_dump(mode="json") for figure in run.experiment.paper_figures}
     then = {figure.get("id"): figure for figure in found.experiment.get("paper_figures", ())}

@@ -210,12 +210,13 @@ class Aggregate(Settings):
 def aggregate(sweep: Sweep, stale: Collection[Path] = ()) -> Aggregate:
     """Mean, spread and interval over seeds, for each experiment and combination of which a run is finished.
 
+    A run that is not here counts where its record was published with the sweep (see `publish`).
     stale: files results.json that are out of date; their runs count as missing.
     Raises KitError where none is finished, or a results.json is damaged or of other settings.
     """
     groups, missing, finished = [], [], 0
     for variation, jobs in _combinations(sweep):
-        by_seed = {job.run.seed: found for job in jobs if (found := _finished(job, stale))}
+        by_seed = {job.run.seed: found for job in jobs if (found := _finished(sweep, job, stale))}
         missing += [str(job.run.folder.relative_to(runs.runs_folder())) for job in jobs if job.run.seed not in by_seed]
         finished += len(by_seed)
         if by_seed:
@@ -225,9 +226,17 @@ def aggregate(sweep: Sweep, stale: Collection[Path] = ()) -> Aggregate:
     return Aggregate(sweep=sweep, finished=finished, missing=tuple(missing), groups=tuple(groups))
 
 
-def _finished(job: Job, stale: Collection[Path]) -> results.Results | None:
-    path = job.run.path("results.json")
-    return results.of_run(job.run) if path.exists() and path not in stale else None
+def _finished(sweep: Sweep, job: Job, stale: Collection[Path]) -> results.Results | None:
+    here, published = job.run.path("results.json"), _published(sweep, job)
+    if here.exists():
+        return None if here in stale else results.of_run(job.run)
+    return results.of_run(job.run, published) if published.exists() else None
+
+
+def _published(sweep: Sweep, job: Job) -> Path:
+    """Where the record of a run lies once it is published."""
+    place = job.run.folder.relative_to(runs.runs_folder())
+    return PUBLISHED / sweep.name / "runs" / place.with_name(f"{place.name}.json")
 
 
 def _group(variation: dict[str, str], by_seed: dict[int, results.Results]) -> Group:
@@ -325,6 +334,16 @@ def write(found: Aggregate, folder: Path) -> None:
     for name, figure in pictures(found).items():
         plots.keep(figure, folder / f"{name}.png", synthetic)
     write_json(folder / "aggregate.json", found.model_dump(mode="json"))
+
+
+def publish(found: Aggregate) -> Path:
+    """Write the tables, the pictures and, for a later aggregate elsewhere, the record of each run to PUBLISHED;
+    returns the folder."""
+    for job in jobs_of(found.sweep):
+        if record := _finished(found.sweep, job, ()):
+            write_json(_published(found.sweep, job), record.model_dump(mode="json"))
+    write(found, PUBLISHED / found.sweep.name)
+    return PUBLISHED / found.sweep.name
 
 
 def pictures(found: Aggregate) -> dict[str, Figure]:

@@ -266,7 +266,14 @@ def test_a_sweep_is_published_beside_the_runs(written, command, capsys, monkeypa
     folder = tmp_path / "published/mine"
     assert str(folder) in capsys.readouterr().out and not sweeps.load(path).folder.exists()
     assert {"accuracy.md", "accuracy.csv", "seeds.png"} <= {each.name for each in folder.iterdir()}
-    assert sweeps.read(folder / "aggregate.json") == sweeps.aggregate(sweeps.load(path))
+    found = sweeps.read(folder / "aggregate.json")
+    assert found == sweeps.aggregate(sweeps.load(path)) and found.finished == 2
+    # elsewhere the published records stand in for the runs, one by one
+    first, second = sweeps.jobs_of(sweeps.load(path))
+    first.run.path("results.json").unlink()
+    finish(second, 60)
+    again = sweeps.aggregate(sweeps.load(path))
+    assert again.finished == 2 and again.groups[0].models["baseline"]["clean"].values == (0.8, 0.6)
 
 
 def test_a_failed_sweep_leaves_out_what_is_out_of_date(written, command, capsys, monkeypatch):
