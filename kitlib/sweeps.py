@@ -236,7 +236,7 @@ def _finished(sweep: Sweep, job: Job, stale: Collection[Path]) -> results.Result
 def _published(sweep: Sweep, job: Job) -> Path:
     """Where the record of a run lies once it is published."""
     place = job.run.folder.relative_to(runs.runs_folder())
-    return PUBLISHED / sweep.name / "runs" / place.with_name(f"{place.name}.json")
+    return PUBLISHED / sweep.name / "records" / place.with_name(f"{place.name}.json")
 
 
 def _group(variation: dict[str, str], by_seed: dict[int, results.Results]) -> Group:

@@ -7,6 +7,7 @@ import sys
 from kitlib import __main__ as command_line
 from kitlib import batch, results, runs, sweeps
 from kitlib.evaluation import Accuracy
+from kitlib.experiment import REPOSITORY
 from kitlib.files import read_json, write_json
 from kitlib.settings import KitError
 from kitlib.sweeps import Spread
@@ -274,6 +275,21 @@ def test_a_sweep_is_published_beside_the_runs(written, command, capsys, monkeypa
     finish(second, 60)
     again = sweeps.aggregate(sweeps.load(path))
     assert again.finished == 2 and again.groups[0].models["baseline"]["clean"].values == (0.8, 0.6)
+
+
+def test_git_takes_what_a_published_sweep_keeps():
+    sweep = sweeps.load("paper_a_seeds")
+    for path in [sweeps._published(sweep, job) for job in sweeps.jobs_of(sweep)]:
+        asked = subprocess.run(["git", "check-ignore", "--no-index", str(path)], cwd=REPOSITORY, check=False)
+        if asked.returncode > 1:
+            pytest.skip("not a git checkout")
+        assert asked.returncode == 1, f"git ignores {path}"
+
+
+def test_a_published_record_stands_in_for_a_run_that_is_not_here():
+    found = sweeps.aggregate(sweeps.load("paper_a_seeds"))
+    published = sweeps.read(sweeps.PUBLISHED / "paper_a_seeds" / "aggregate.json")
+    assert found.groups == published.groups and found.missing == published.missing
 
 
 def test_a_failed_sweep_leaves_out_what_is_out_of_date(written, command, capsys, monkeypatch):
