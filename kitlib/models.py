@@ -117,7 +117,10 @@ def _small_resnet(inputs, widths=(16, 32, 64), blocks=2, dropout=0.0, first_stri
 def _residual_block(x, width: int, stride: int):
     ready = _bn_relu(x)
     if stride > 1 or x.shape[-1] != width:
-        x = layers.Conv2D(width, 1, strides=stride, use_bias=False)(ready)
+        # Picking pixels first does what strides do. The weight gradient of a strided 1 x 1 convolution of few channels
+        # writes beyond its memory in oneDNN's AVX512 kernels (TensorFlow 2.21).
+        picked = layers.AveragePooling2D(1, strides=stride)(ready) if stride > 1 else ready
+        x = layers.Conv2D(width, 1, use_bias=False)(picked)
     y = layers.Conv2D(width, 3, strides=stride, padding="same", use_bias=False)(ready)
     y = layers.Conv2D(width, 3, padding="same", use_bias=False)(_bn_relu(y))
     return layers.Add()([x, y])

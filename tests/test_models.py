@@ -213,3 +213,14 @@ def test_code_inside_a_model_file_is_not_run(tmp_path):
     model.save(tmp_path / "code.keras")
     with pytest.raises(KitError, match="no Keras 3 model that can be loaded"):
         models.load(tmp_path / "code.keras")
+
+
+@pytest.mark.parametrize("size", [7, 8])
+def test_a_shortcut_that_picks_pixels_is_a_strided_convolution(size):
+    network = models.build(ModelSettings(name="small_resnet", options={"widths": [4, 6], "blocks": 1}),
+                           (size, size, 1), 2, seed=0)
+    picking = next(layer for layer in network.layers if isinstance(layer, layers.AveragePooling2D))
+    narrow = next(layer for layer in network.layers if layer.input is picking.output)
+    images = keras.random.uniform((3, size, size, 4), seed=1)
+    expected = keras.ops.conv(images, narrow.kernel, 2, "same")
+    np.testing.assert_allclose(narrow(picking(images)), expected, atol=1e-6)

@@ -497,10 +497,15 @@ def test_a_training_without_validation_images_works(tmp_path):
     assert "val_accuracy" not in history and len(history["loss"]) == 2
 
 
+def ruin(callback, value):
+    """Spoil what is trained, which is the network or its twin of another precision."""
+    callback.model.network.layers[-1].bias.assign([value] * 3)
+
+
 def test_divergence_stops_at_once_and_keeps_the_last_checkpoint(tmp_path):
     steps = []
     poison = keras.callbacks.LambdaCallback(
-        on_epoch_begin=lambda epoch, logs: epoch == 1 and net.layers[-1].bias.assign([math.nan] * 3),
+        on_epoch_begin=lambda epoch, logs: epoch == 1 and ruin(poison, math.nan),
         on_train_batch_begin=lambda batch, logs: steps.append(batch),
     )
     net = network()
@@ -513,8 +518,7 @@ def test_divergence_stops_at_once_and_keeps_the_last_checkpoint(tmp_path):
 
 @pytest.mark.parametrize("data", [lambda: toy_data(train=16), lambda: without(toy_data(train=16), "validation")])
 def test_divergence_in_the_only_step_of_an_epoch_is_seen_at_its_end(data, tmp_path):
-    poison = keras.callbacks.LambdaCallback(
-        on_train_batch_end=lambda batch, logs: net.layers[-1].bias.assign([math.inf] * 3))
+    poison = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: ruin(poison, math.inf))
     net = network()
     with pytest.raises(KitError, match=r"diverged.*epoch 1, its end"):
         train(net, data(), settings(), tmp_path, progress=False, callbacks=[poison])
@@ -527,14 +531,14 @@ def test_a_learning_rate_beyond_all_numbers_is_refused(tmp_path):
 
 
 def test_divergence_in_the_last_step_of_an_epoch_keeps_the_epoch_before(tmp_path):
-    def poison(batch, logs):
+    def late(batch, logs):
         if batch == 5 and checkpoint_in(tmp_path).exists():
-            net.layers[-1].bias.assign([math.nan] * 3)
+            ruin(poison, math.nan)
 
+    poison = keras.callbacks.LambdaCallback(on_train_batch_end=late)
     net, chosen = network(), settings(epochs=3)
     with pytest.raises(KitError, match=r"diverged.*epoch 2, its end"):
-        train(net, toy_data(), chosen, tmp_path, progress=False,
-              callbacks=[keras.callbacks.LambdaCallback(on_train_batch_end=poison)])
+        train(net, toy_data(), chosen, tmp_path, progress=False, callbacks=[poison])
     history = train(net, toy_data(), chosen, tmp_path, progress=False)  # goes on from epoch 1, sound
     assert history["epoch"] == [1, 2, 3] and all(map(math.isfinite, history["val_loss"]))
 
