@@ -137,7 +137,7 @@ def judged(run: Run, dataset: Dataset, name: str, on: Trial, progress: bool = Tr
         clean, and carried_over: on the images of the headline attack that were made on the baseline;
         naive: under the headline attack made with the gradient as it comes;
         attacks: under each attack made by one who knows the defence, with scores and settings;
-        worst_case: right clean, under each of `attacks` that has an epsilon, and under the naive one;
+        worst_case: right clean, under each of `attacks` up to the headline's epsilon, and under the naive one;
         training, inference: seconds (of inference for one image), and how many times the baseline's.
     """
     path, key = run.path(f"records/judged/{name}.json"), _key(run, name)
@@ -177,8 +177,8 @@ def _measured(run: Run, found: Entrant, on: Trial) -> dict:
     headline = {comparison.headline: comparison.attacks[comparison.headline]}
     known = found.naive is found.judged     # then the naive attack is the one made already
     naive = adaptive if known else judge(found, on.images, on.labels, headline, naive=True, **how)
-    bounded = {name: adaptive.attacked[name] for name in comparison.bounded()}
-    everything = dataclasses.replace(adaptive, attacked=bounded | {"naive": naive.attacked[comparison.headline]})
+    within = {name: adaptive.attacked[name] for name in comparison.within()}
+    everything = dataclasses.replace(adaptive, attacked=within | {"naive": naive.attacked[comparison.headline]})
     carried = models.predict_logits(found.judged, on.carried_over).argmax(1)
     record = adaptive.record()
     return {

@@ -28,6 +28,14 @@ AttackOfAnyKind = Annotated[
 RESERVED = ("clean", "combined", "worst case")      # what figures of a paper may name beside attacks
 
 
+def within(named: dict[str, attacks.Attack], headline: str) -> list[str]:
+    """The attacks of the headline's norm and up to its epsilon, itself included: the worst case of one threat model is
+    taken over them. `headline` must be one with an epsilon."""
+    threat = named[headline]
+    return [name for name, attack in named.items()
+            if isinstance(attack, attacks.InBall) and attack.norm == threat.norm and attack.eps <= threat.eps]
+
+
 class AttackSuite(Settings):
     """The attacks of one experiment, by the name that tables show.
 
@@ -57,11 +65,8 @@ class AttackSuite(Settings):
         return merged
 
     def within(self, headline: str) -> list[str]:
-        """As-defined attacks of the headline's norm and up to its epsilon, itself included: the worst case of one
-        threat model is taken over them."""
-        threat = self.as_defined[headline]
-        return [name for name, attack in self.as_defined.items()
-                if isinstance(attack, attacks.InBall) and attack.norm == threat.norm and attack.eps <= threat.eps]
+        """The as-defined attacks that the worst case is taken over, see `within`."""
+        return within(self.as_defined, headline)
 
     def model_post_init(self, _context: Any) -> None:
         self.all()
@@ -157,9 +162,9 @@ class Trained(Settings):
 class ComparisonSettings(Settings):
     """How contenders are judged: all by the same attacks on the same test images.
 
-    attacks: by the name that tables show; those with a bound must share it, or a worst case would mean nothing.
-        One that a profile sets to null is left out.
-    headline: the one whose images are carried from model to model, and which is also made naively.
+    attacks: by the name that tables show. One that a profile sets to null is left out.
+    headline: the one whose images are carried from model to model, which is also made naively, and up to whose epsilon
+        the worst case goes.
     images: test images (None: all). samples: draws that EOT averages over, see kitlib.defences.
     """
 
@@ -175,17 +180,15 @@ class ComparisonSettings(Settings):
 
     @pydantic.model_validator(mode="after")
     def _fits_together(self):
-        if self.headline not in self.bounded():
+        bounded = [name for name, attack in self.attacks.items() if isinstance(attack, attacks.InBall)]
+        if self.headline not in bounded:
             raise ValueError(f"the headline must be an attack with an eps, not '{self.headline}'"
-                             f"{suggestion(self.headline, self.bounded())}")
-        bounds = {(self.attacks[name].norm, self.attacks[name].eps) for name in self.bounded()}
-        if len(bounds) > 1:
-            raise ValueError("the attacks with an eps must have the same norm and eps")
+                             f"{suggestion(self.headline, bounded)}")
         return self
 
-    def bounded(self) -> list[str]:
-        """The attacks with an epsilon: the worst case is taken over them."""
-        return [name for name, attack in self.attacks.items() if isinstance(attack, attacks.InBall)]
+    def within(self) -> list[str]:
+        """The attacks that the worst case is taken over, see `within`."""
+        return within(self.attacks, self.headline)
 
 
 class Experiment(Settings):

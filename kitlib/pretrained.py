@@ -205,7 +205,7 @@ def place(experiment: str, overrides: dict | str | None = None, figures: Path = 
     found = choose(experiment, collections(figures), "experiment with pretrained models")
     run = runs.open_run(experiment, found.profile, found.seed, overrides)
     for name, kept in found.models.items():
-        if run.made_of(name) != kept.made_of:
+        if not _is_made_so(run, name, kept):
             raise KitError(f"{experiment}/{name} was trained with other settings (data, model or training) than "
                            f"experiment '{experiment}' has now, overrides included: train it with the notebooks")
         _refuse_to_replace(run, name)
@@ -214,6 +214,14 @@ def place(experiment: str, overrides: dict | str | None = None, figures: Path = 
         run.save_model(name, loaded[name])
         run.write_record(name, _record(f"{experiment}/{name}", kept))
     return run
+
+
+def _is_made_so(run: Run, name: str, kept: Kept) -> bool:
+    """Whether a kept model is made of what the run would make it of."""
+    try:
+        return run.made_of(name) == runs.as_today(kept.made_of)
+    except KitError:    # of a version that knew other settings
+        return False
 
 
 def _refuse_to_replace(run: Run, name: str) -> None:

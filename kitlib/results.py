@@ -4,11 +4,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from kitlib.attacks import InBall
 from kitlib.data import Dataset
 from kitlib.evaluation import Evaluation, confusion, recalls
 from kitlib.experiment import ComparisonSettings, Experiment, PaperFigure
 from kitlib.files import read_json, write_json, write_text
-from kitlib.runs import Run, environment
+from kitlib.runs import Run, environment, fingerprint_of
 from kitlib.settings import KitError, Settings
 
 import pandas as pd
@@ -220,12 +221,21 @@ def of_run(run: Run, path: Path | None = None) -> Results:
     """
     path = path or run.need("results.json")
     found = read(path)
-    now = {figure.id: figure.model_dump(mode="json") for figure in run.experiment.paper_figures}
-    then = {figure.get("id"): figure for figure in found.experiment.get("paper_figures", ())}
-    if found.fingerprint != run.fingerprint or then != now:
+    if not _answers(found, run, path):
         raise KitError(f"{path} belongs to other settings than experiment '{run.experiment.name}' has now: run its "
                        "notebooks again")
     return found.model_copy(update={"experiment": run.experiment.model_dump(mode="json")})
+
+
+def _answers(found: Results, run: Run, path: Path) -> bool:
+    """Whether results are of the run's settings and figures of the paper. A setting that the kit did not have yet when
+    they were made has its default there, so that a new one makes nothing out of date."""
+    try:
+        then = Experiment.read(found.experiment, str(path))
+    except KitError:    # of a version that knew other settings
+        return False
+    figures = [{each.id: each for each in experiment.paper_figures} for experiment in (then, run.experiment)]
+    return fingerprint_of(then) == run.fingerprint and figures[0] == figures[1]
 
 
 def accuracy_table(results: Results) -> pd.DataFrame:
@@ -269,7 +279,7 @@ def contenders_table(records: dict[str, dict], comparison: ComparisonSettings) -
         row["carried over"] = _percent(record["carried_over"])
         row[f"{comparison.headline}, naive"] = _percent(record["naive"])
         for attack, found in record["attacks"].items():
-            if attack in comparison.bounded():
+            if isinstance(comparison.attacks[attack], InBall):
                 row[attack] = _percent(found)
             else:
                 row[f"{attack}: distance (success)"] = _distance(found)

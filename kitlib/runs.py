@@ -12,11 +12,11 @@ from pathlib import Path
 
 from kitlib import digests, models
 from kitlib import experiment as experiments
-from kitlib.data import Dataset
+from kitlib.data import Dataset, DataSettings
 from kitlib.experiment import REPOSITORY, Experiment
 from kitlib.files import read_arrays, read_json, write_arrays, write_json
 from kitlib.settings import KitError, slug, suggestion
-from kitlib.training import choose_precision
+from kitlib.training import TrainingSettings, choose_precision
 
 import keras
 import tensorflow as tf
@@ -77,11 +77,7 @@ class Run:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Changes with everything in the experiment that changes numbers (not its prose)."""
-        prose = {"title", "summary", "choices", "paper_figures", "claimed_images", "notebooks"}
-        judged_on_their_own = {"contenders", "comparison"}  # their records have keys of their own
-        content = self.experiment.model_dump(mode="json", exclude=prose | judged_on_their_own)
-        return digests.of_json(content)[:16]
+        return fingerprint_of(self.experiment)
 
     def write_record(self, name: str, content: dict) -> None:
         """records/<name>.json, stamped with the experiment's fingerprint and the environment."""
@@ -138,6 +134,23 @@ class Run:
 
     def adversarial(self, name: str) -> dict:
         return read_arrays(self.need(f"adversarial/{slug(name)}.npz"))
+
+
+def fingerprint_of(experiment: Experiment) -> str:
+    """Changes with everything in an experiment that changes numbers (not its prose)."""
+    prose = {"title", "summary", "choices", "paper_figures", "claimed_images", "notebooks"}
+    judged_on_their_own = {"contenders", "comparison"}  # their records have keys of their own
+    return digests.of_json(experiment.model_dump(mode="json", exclude=prose | judged_on_their_own))[:16]
+
+
+def as_today(made_of: dict) -> dict:
+    """What `Run.made_of` gave in an earlier version of the kit, with the settings that it did not have yet.
+
+    Raises KitError for settings that this version does not know.
+    """
+    kinds = {"data": DataSettings, "model": models.ModelSettings, "training": TrainingSettings}
+    now = {part: kind.read(made_of[part], part).model_dump(mode="json") for part, kind in kinds.items()}
+    return now | ({"baseline": as_today(made_of["baseline"])} if "baseline" in made_of else {})
 
 
 def open_run(experiment: str = "digits_fgsm", profile: str = "demo", seed: int = 0, overrides=None) -> Run:

@@ -105,10 +105,16 @@ def test_impossible_contenders_are_refused(contenders, message):
 def test_the_comparison_fits_together():
     with pytest.raises(KitError, match="headline must be an attack with an eps, not 'PGD 9'; known: APGD"):
         digits(comparison={"headline": "PGD 9"})
-    with pytest.raises(KitError, match="must have the same norm and eps"):
-        digits(comparison={"attacks": {"FGSM 32/255": {"eps": "16/255"}}})
     with pytest.raises(KitError, match="contenders need a `comparison`"):
         digits(comparison=None)
+
+
+def test_the_worst_case_of_the_comparison_leaves_out_other_threat_models():
+    further = {"FGSM 64/255": {"name": "fgsm", "eps": "64/255"}, "FGSM L2": {"name": "fgsm", "eps": 1.0, "norm": "l2"},
+               "FGSM 8/255": {"name": "fgsm", "eps": "8/255"}}
+    before, loaded = digits().comparison, digits(comparison={"attacks": further}).comparison
+    assert set(loaded.attacks) == set(before.attacks) | set(further)
+    assert set(loaded.within()) == set(before.within()) | {"FGSM 8/255"}
 
 
 def test_a_mistake_in_the_baseline_is_told_once():
@@ -133,9 +139,9 @@ def test_contenders_do_not_touch_the_records_of_the_pipeline():
 
 
 def test_judgements_count_the_same_images_and_the_worst_case_is_the_worst(records, run):
-    bounded = run.experiment.comparison.bounded()
+    within = run.experiment.comparison.within()
     for record in records.values():
-        parts = [record["naive"], *(record["attacks"][name] for name in bounded)]
+        parts = [record["naive"], *(record["attacks"][name] for name in within)]
         assert {part["count"] for part in [record["clean"], record["carried_over"], *parts]} == {40}
         assert record["worst_case"]["correct"] <= min(part["correct"] for part in parts)
         assert record["worst_case"]["interval"][0] <= record["worst_case"]["accuracy"]

@@ -45,7 +45,7 @@ def test_paper_a_s_other_defences_are_compared_at_8_255():
     labels = {training.attacks[0].labels for training in trainings if training.method == "fgsm"}
     assert labels == {"true", "predicted"}
     assert {each.preprocessing.name for each in loaded.contenders.values() if each.preprocessing} == set(CATALOGUE)
-    assert {loaded.comparison.attacks[name].eps for name in loaded.comparison.bounded()} == {8 / 255}
+    assert {loaded.comparison.attacks[name].eps for name in loaded.comparison.within()} == {8 / 255}
     trained_on = {attack.eps for training in trainings for attack in training.training_attacks()}
     assert trained_on == {training.eps for training in trainings} == {8 / 255}
 

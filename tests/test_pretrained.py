@@ -5,7 +5,7 @@ import shutil
 
 from kitlib import commands, models, pretrained, publication, results, runs
 from kitlib.experiment import REPOSITORY
-from kitlib.files import read_arrays, read_json, sha256, write_arrays
+from kitlib.files import read_arrays, read_json, sha256, write_arrays, write_json
 from kitlib.settings import KitError
 
 import numpy as np
@@ -114,6 +114,21 @@ def test_placed_models_stand_in_for_their_training_and_say_so(run, published):
     placed.write_record("defended", {"precision": "float32", "seconds": 1})  # as notebook 04 does after a training
     with pytest.raises(KitError, match="was trained in this run: nothing is put in its place"):
         pretrained.place("digits_fgsm", fewer, published)
+
+
+def test_models_from_before_a_setting_existed_are_placed_those_of_an_unknown_one_are_not(run, published, tmp_path):
+    figures = shutil.copytree(published, tmp_path / "figures")
+    path, = figures.glob("*/models/models.json")
+    record, fewer = read_json(path), SMALL | {"evaluation": {"images": 9}}
+    made = [kept["made_of"]["training"] for kept in record["models"].values()]
+    for training in made:
+        del training["label_smoothing"]
+    write_json(path, record)
+    assert pretrained.place("digits_fgsm", fewer, figures).model("defended")
+    made[0]["a_setting_of_another_version"] = 1
+    write_json(path, record)
+    with pytest.raises(KitError, match="other settings .data, model or training."):
+        pretrained.place("digits_fgsm", fewer, figures)
 
 
 def test_models_are_not_placed_where_they_do_not_belong(run, published):

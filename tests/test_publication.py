@@ -94,7 +94,9 @@ def test_what_is_large_or_of_other_settings_is_left_out_and_said(own_run, tmp_pa
 
 def test_results_of_other_settings_are_refused(own_run, tmp_path):
     path = own_run.path("results.json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"fingerprint": "of something else"}))
+    record = json.loads(path.read_text())
+    record["experiment"]["baseline"]["epochs"] += 1
+    path.write_text(json.dumps(record))
     with pytest.raises(KitError, match="results.json belongs to other settings"):
         publication.publish(own_run, tmp_path / "figures")
     assert not (tmp_path / "figures").exists()

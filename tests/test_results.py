@@ -150,9 +150,10 @@ def test_a_record_that_breaks_the_schema_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("stale", [
-    lambda record: record | {"fingerprint": "of something else"},
-    lambda record: record | {"experiment": record["experiment"] | {"paper_figures": []}},
-])
+    lambda then: then | {"baseline": then["baseline"] | {"epochs": 99}},
+    lambda then: then | {"baseline": then["baseline"] | {"a_setting_of_another_version": 1}},
+    lambda then: then | {"paper_figures": []},
+], ids=["settings", "unknown", "figures"])
 def test_results_of_a_run_are_those_of_its_settings(finished_run, tmp_path, stale):
     run = runs.Run(finished_run.experiment, finished_run.profile, finished_run.seed, tmp_path)
     with pytest.raises(KitError, match="run notebook 05_evaluation.ipynb first"):
@@ -160,6 +161,14 @@ def test_results_of_a_run_are_those_of_its_settings(finished_run, tmp_path, stal
     record = files.read_json(finished_run.path("results.json"))
     files.write_json(run.path("results.json"), record)
     assert results.of_run(run) == results.read(run.path("results.json"))
-    files.write_json(run.path("results.json"), stale(record))
+    files.write_json(run.path("results.json"), record | {"experiment": stale(record["experiment"])})
     with pytest.raises(KitError, match="results.json belongs to other settings than experiment 'digits_fgsm' has now"):
         results.of_run(run)
+
+
+def test_results_from_before_a_setting_existed_still_count(finished_run, tmp_path):
+    run = runs.Run(finished_run.experiment, finished_run.profile, finished_run.seed, tmp_path)
+    record = files.read_json(finished_run.path("results.json"))
+    del record["experiment"]["baseline"]["label_smoothing"]
+    files.write_json(run.path("results.json"), record | {"fingerprint": "that of another version"})
+    assert results.of_run(run).models == results.of_run(finished_run).models

@@ -128,6 +128,18 @@ def test_trades_is_clean_loss_plus_beta_times_divergence_inside_the_ball():
     assert float(loss) == pytest.approx(float(clean + 2.0 * found), rel=1e-5)
 
 
+def test_label_smoothing_is_keras_s_and_of_the_weights_loss_alone():
+    net, (images, labels) = network(), a_batch()
+    chosen = settings(method="pgd", attacks=[{**PGD, "random_start": False}], label_smoothing=0.2)
+    attacked = chosen.attacks[0].perturb(net, images, labels, seed=0)
+    targets, smoothed = tf.one_hot(labels, 3), keras.losses.CategoricalCrossentropy(True, label_smoothing=0.2)
+    loss, _ = compiled(chosen, net).loss_and_gradients(images, labels)
+    assert float(loss) == pytest.approx(float(smoothed(targets, net(attacked))), rel=1e-5)
+    tested = compiled(chosen, net).test_step((images, labels))
+    clean, _ = reference_gradients(net, [(1.0, images, labels)])
+    assert float(tested["loss"]) == pytest.approx(float(clean), rel=1e-5)
+
+
 def test_kl_divergence_is_keras_s():
     logits = tf.random.stateless_normal((2, 5, 4), (0, 1))
     expected = keras.losses.kl_divergence(tf.nn.softmax(logits[0]), tf.nn.softmax(logits[1]))
@@ -444,6 +456,8 @@ def test_robust_check_is_the_accuracy_under_pgd_on_the_same_training_images(tmp_
     ({"method": "static", "attacks": [FGSM], "attack_mode": "training"}, "attack_mode"),
     ({"method": "trades", "temperature": 2}, "temperature is for methods plain and distilled, not trades"),
     ({"momentum": 0.5}, "momentum is for optimizer sgd, not adam"),
+    ({"method": "fgsm", "label_smoothing": 0.1}, "label_smoothing is for methods plain and mixed and .*, not fgsm"),
+    ({"label_smoothing": 1.0}, "label_smoothing"),
     ({"eps": -0.1}, "eps"),
     ({"augmentation": {"rotation": 400}}, "rotation"),
 ])
@@ -460,6 +474,7 @@ def test_bad_settings_are_refused(values, message):
     {"method": "fgsm", "eps": "4/255", "attacks": [FGSM], "robust_check": {"images": 8}},
     {"method": "trades", "beta": 2, "attack_mode": "training"},
     {"optimizer": "sgd", "momentum": 0.5},
+    {"method": "pgd", "label_smoothing": 0.1},
 ], ids=lambda values: "-".join(values))
 def test_options_that_are_used_are_taken(values):
     assert settings(**values)

@@ -27,6 +27,7 @@ _ONE_ATTACK = ("fgsm", "fgsm_rs", "pgd", "trades")
 _METHODS_OF = {
     "temperature": ("plain", "distilled"), "clean_share": ("fgsm", "mixed"), "replays": ("free",), "beta": ("trades",),
     "attack_mode": ("mixed", *_ONE_ATTACK),
+    "label_smoothing": ("plain", "mixed", "static", "fgsm_rs", "pgd", "trades"),
 }
 
 
@@ -78,6 +79,9 @@ class TrainingSettings(Settings):
         distilled  defensive distillation (Papernot et al. 2016, arXiv:1511.04508): the targets are what a
                  teacher, trained plainly at the same `temperature`, says to the same images
     temperature: of plain and distilled: logits are divided by it in training, and only there.
+    label_smoothing: share of each target that goes to all classes alike (Szegedy et al. 2016, arXiv:1512.00567, section
+        7), in the loss of the weights and not in that of the attacks. fgsm and free take both from one backward pass,
+        distilled has soft targets already.
     eps: size of the perturbation in pixels (L-inf), from which the attack follows where `attacks`
         does not give it; free has no other. Beside `attacks` it may only repeat theirs, unless the robust check
         takes it.
@@ -115,6 +119,7 @@ class TrainingSettings(Settings):
     class_weights: bool = False
 
     temperature: Annotated[float, pydantic.Field(gt=0, le=1000)] = 1.0
+    label_smoothing: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0
     eps: Epsilon = 8 / 255
     attacks: tuple[TrainingAttack, ...] = ()
     clean_share: Annotated[float, pydantic.Field(ge=0, lt=1)] | None = None

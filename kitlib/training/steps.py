@@ -57,7 +57,7 @@ class Training(keras.Model):
 
     def mean_loss(self, logits, labels):
         """Cross-entropy, weighted by class, of this replica's part of the mean over the global batch."""
-        return self.weighted_mean(cross_entropy(labels, logits), labels)
+        return self.weighted_mean(cross_entropy(labels, logits, self.settings.label_smoothing), labels)
 
     def weighted_mean(self, losses, labels):
         """The same of any losses, one an image."""
@@ -285,8 +285,11 @@ def _class_for(settings: TrainingSettings) -> type[Training]:
     return {"free": Free, "trades": Trades}.get(settings.method, Mixed)
 
 
-def cross_entropy(labels, logits):
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+def cross_entropy(labels, logits, smoothing: float = 0.0):
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    if not smoothing:
+        return losses
+    return (1 - smoothing) * losses - smoothing * tf.reduce_mean(tf.nn.log_softmax(logits), axis=-1)
 
 
 def kl_divergence(logits, other_logits):
