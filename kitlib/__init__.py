@@ -38,6 +38,8 @@ def _import_tensorflow_quietly() -> None:
         import tensorflow
 
         tensorflow.config.list_physical_devices("GPU")  # says once more that there is none
+        # Else GPUs from Ampere on multiply with 10 bits of mantissa where float32 is asked for.
+        tensorflow.config.experimental.enable_tensor_float_32_execution(False)
     finally:
         os.dup2(terminal, 2)
         os.close(terminal)

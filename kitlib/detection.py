@@ -14,12 +14,12 @@ import dataclasses
 from kitlib import attacks, defences
 from kitlib.attacks import InBall
 from kitlib.defences import Defence
+from kitlib.evaluation import softmax
 from kitlib.models import float32_policy, in_float32, predict_logits
 from kitlib.settings import KitError
 
 import keras
 import numpy as np
-from scipy.special import softmax
 
 # Two of the kinds of squeezers that the paper joins (section V.C); its third, non-local means, takes longer than the
 # model itself and so is no choice for live use.
@@ -53,8 +53,9 @@ class Detector:
         """
         if not 0 < false_positive_rate < 1:
             raise KitError(f"the false-positive rate must lie between 0 and 1, not be {false_positive_rate}")
-        highest = np.quantile(self.score(images)[1], 1 - false_positive_rate, method="higher")
-        return dataclasses.replace(self, threshold=float(highest))
+        scores = np.sort(self.score(images)[1])
+        allowed = int(false_positive_rate * len(scores) + 1e-9)     # alarms; 0.07 x 100 is not quite 7
+        return dataclasses.replace(self, threshold=float(scores[-1 - allowed]))
 
     def score(self, images, batch_size: int = 256) -> tuple[np.ndarray, np.ndarray]:
         """(predictions, scores) of pixels, N x H x W x C; one pass of the model and one for each squeezer.
@@ -62,7 +63,7 @@ class Detector:
         A score is the largest L1 distance, over the squeezers, between the probabilities for the image and for
         the squeezed image: from 0 to 2 (section V of the paper, its joint detector).
         """
-        probabilities = softmax(predict_logits(self._stacked, images, batch_size), axis=-1)
+        probabilities = softmax(predict_logits(self._stacked, images, batch_size))
         distances = np.abs(probabilities[:, 1:] - probabilities[:, :1]).sum(-1)
         return probabilities[:, 0].argmax(-1), distances.max(-1)
 

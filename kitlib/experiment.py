@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal
 
 from kitlib import attacks, defences
 from kitlib.data import DataSettings
+from kitlib.files import parse_yaml, read_yaml
 from kitlib.models import ModelSettings
 from kitlib.settings import Epsilon, KitError, Settings, choose, slug, suggestion
 from kitlib.training import TrainingSettings
 
 import pydantic
-import yaml
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NOTEBOOKS = REPOSITORY / "notebooks"
@@ -336,7 +336,7 @@ def _from_text(overrides: str):
     try:
         return json.loads(overrides)
     except (ValueError, RecursionError):
-        return _parse_yaml(overrides, "overrides")
+        return parse_yaml(overrides, "overrides")
 
 
 def _without_null(entries: Any) -> Any:
@@ -375,31 +375,10 @@ def _path_of(name: str, folder: str | Path = "") -> Path:
 
 
 def _read_yaml(path: Path) -> dict:
-    try:
-        content = _parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise KitError(f"experiment file {path} cannot be read: {error}") from None
+    content = read_yaml(path)
     if not isinstance(content, dict) or not isinstance(content.get("profiles", {}), dict):
         raise KitError(f"experiment file {path} must be a mapping with a mapping 'profiles' in it")
     return content
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain YAML, in which a key may not stand twice."""
-
-    def construct_mapping(self, node, deep=False):
-        keys = [key.value for key, _ in getattr(node, "value", ()) if isinstance(key, yaml.ScalarNode)]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"the key '{twice}' stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def _parse_yaml(text: str, where: str):
-    try:
-        return _Loader(text).get_single_data()
-    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
-        raise KitError(f"{where} is no valid YAML: {' '.join(str(error).split())}") from None
 
 
 def _merge(base: Any, change: Any) -> Any:
@@ -410,6 +389,6 @@ def _merge(base: Any, change: Any) -> Any:
     """
     if not isinstance(base, dict) or not isinstance(change, dict):
         return change
-    if change.get("name", base.get("name")) != base.get("name"):
+    if "name" in base and change.get("name", base["name"]) != base["name"]:
         return change
     return base | {key: _merge(base.get(key), value) for key, value in change.items()}

@@ -119,8 +119,8 @@ def _last_with_maps(model, asked: str | None):
     if asked is not None:
         raise KitError(f"Grad-CAM: the model has no layer '{asked}' with feature maps{suggestion(asked, names)}")
     if not names:
-        raise KitError("Grad-CAM needs a convolutional network: this model has no layer with feature maps; use "
-                       "integrated gradients")
+        raise KitError("Grad-CAM needs a convolutional network: this model has no layer with feature maps (those of a "
+                       "model nested in it are out of reach); use integrated gradients")
     return model.get_layer(names[-1])
 
 

@@ -161,13 +161,31 @@ def read_json(path: Path):
 
 
 def read_yaml(path: Path):
-    """Raises KitError when the file cannot be read or is no YAML."""
+    """What a YAML file says. Raises KitError when it cannot be read, is no YAML, or a key stands twice in a mapping."""
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise KitError(f"{path} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise KitError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, where: str):
+    """The same of YAML text, which comes from `where`."""
+    try:
+        return _Loader(text).get_single_data()
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
+        raise KitError(f"{where} is no valid YAML: {' '.join(str(error).split())}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain YAML, in which a key may not stand twice."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in getattr(node, "value", ()) if isinstance(key, yaml.ScalarNode)]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"the key '{twice}' stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def write_arrays(path: Path, **arrays) -> None:

@@ -58,7 +58,7 @@ IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 # What each set of ImageNet weights in keras.applications was trained on (its preprocess_input).
 # "bgr" weights get their first kernel turned to RGB, so that every model here takes RGB pixels.
-_CAFFE = Normalisation(mean=(0.485, 0.45796, 0.40776), std=1 / 255)
+_CAFFE = Normalisation(mean=(123.68 / 255, 116.779 / 255, 103.939 / 255), std=1 / 255)
 _IMAGENET_INPUT = {
     "resnet50": (_CAFFE, "bgr"),
     "vgg16": (_CAFFE, "bgr"),
@@ -205,16 +205,17 @@ def build(settings: ModelSettings, input_shape: tuple[int, int, int], classes: i
     logits = layers.Dense(classes, dtype="float32", name="logits")(features)
     weights = settings.options.get("weights")
     given = sha256(Path(weights)) if weights and weights != "imagenet" else weights
-    return _with_origin(keras.Model(inputs, logits, name=settings.name), {"seed": seed, "weights": given})
+    return with_origin(keras.Model(inputs, logits, name=settings.name), {"seed": seed, "weights": given})
 
 
-def _with_origin(model: keras.Model, origin: dict) -> keras.Model:
+def with_origin(model: keras.Model, origin: dict) -> keras.Model:
+    """The model, remembering where its weights come from."""
     model.__dict__["_kitlib_origin"] = origin
     return model
 
 
 def origin_of(model: keras.Model) -> dict | None:
-    """Where the first weights of a model come from that `build` or `load` made; None of others."""
+    """Where the weights come from of a model that `build` or `load` made, or that was trained; None of others."""
     return model.__dict__.get("_kitlib_origin")
 
 
@@ -244,7 +245,7 @@ def load(path: Path) -> keras.Model:
         model = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises nearly every type here
         raise KitError(f"{path} is no Keras 3 model that can be loaded ({first_line(error)})") from None
-    return _with_origin(model, {"weights": digests.of_arrays(model.get_weights())})
+    return with_origin(model, {"weights": digests.of_arrays(model.get_weights())})
 
 
 def first_line(error: Exception) -> str:

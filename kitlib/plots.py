@@ -372,7 +372,7 @@ def over_seeds(groups: dict[str, dict[str, dict]]) -> Figure:
     """
     columns = min(3, len(groups))
     rows = -(-len(groups) // columns)
-    unders = list(next(iter(next(iter(groups.values())).values())))
+    unders = list(dict.fromkeys(under for models in groups.values() for found in models.values() for under in found))
     figure, grid = plt.subplots(rows, columns, figsize=(3.2 + 3.3 * columns, rows * (1.3 + 0.34 * len(unders))),
                                 sharex=True, sharey=True, squeeze=False)
     for axes in grid.flat[len(groups):]:
@@ -380,9 +380,8 @@ def over_seeds(groups: dict[str, dict[str, dict]]) -> Figure:
     for axes, (title, models) in zip(grid.flat, groups.items(), strict=False):
         for number, (model, spreads) in enumerate(models.items()):
             shift = 0.17 * (2 * number - len(models) + 1)
-            for place, under in enumerate(unders):
-                colour, label = COLOURS.get(model, _PALETTE[number]), model if place == 0 else None
-                _spread(axes, spreads[under], place + shift, colour, label)
+            for label, under in zip([model, *[None] * len(spreads)], spreads, strict=False):
+                _spread(axes, spreads[under], unders.index(under) + shift, COLOURS.get(model, _PALETTE[number]), label)
         axes.set(title=title, xlim=(-0.02, 1.02), xlabel="accuracy", yticks=range(len(unders)), yticklabels=unders)
     grid[0, 0].invert_yaxis()
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4,

@@ -243,7 +243,7 @@ def accuracy_table(results: Results) -> pd.DataFrame:
     rows = rows_of(results)
     table = {"under": list(rows)}
     for name, model in results.models.items():
-        table[name] = [_cell(measured_for(model, key)) for key in rows.values()]
+        table[name] = [cell(measured_for(model, key)) for key in rows.values()]
     return pd.DataFrame(table)
 
 
@@ -260,7 +260,7 @@ def paper_table(results: Results) -> pd.DataFrame:
     return pd.DataFrame([
         {
             "figure": entry.id, "paper": f"{entry.paper:.2f}",
-            "as published": _cell(entry.as_published), "as defined": _cell(entry.as_defined),
+            "as published": cell(entry.as_published), "as defined": cell(entry.as_defined),
             "verdict": entry.verdict or "(other data)", "why": entry.why,
         }
         for entry in results.paper
@@ -302,7 +302,8 @@ def _distance(record: dict) -> str:
     return f"{distance} ({100 * record['success_rate']:.0f} %)"
 
 
-def _cell(measured: Measured) -> str:
+def cell(measured: Measured) -> str:
+    """An accuracy in per cent with its 95 % interval and its count."""
     low, high = measured.interval
     return f"{100 * measured.accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}] of {measured.count}"
 

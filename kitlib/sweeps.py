@@ -52,6 +52,8 @@ def _labelled(axes: Any) -> Any:
             raise ValueError(f"'{key}' needs a list of values, or a mapping from labels to values")
         if isinstance(values, list) and any(isinstance(value, (list, dict)) for value in values):
             raise ValueError(f"'{key}': values that are lists or mappings need labels: {{label: value, ...}}")
+        if isinstance(values, list) and len(set(map(str, values))) < len(values):
+            raise ValueError(f"'{key}': a value is listed twice")
     return {str(key): values if isinstance(values, dict) else {str(value): value for value in values}
             for key, values in axes.items()}
 

@@ -233,6 +233,9 @@ def test_an_attack_that_clips_wrongly():
     assert threat.outcome == "flag" and set(threat.values["outside"]) == {"mine", "dims"} and not threat.matters
     control = outcome("identity_control", found)
     assert control.outcome == "flag" and "dims" in control.measured and "mine" not in control.measured
+    same_name = dataclasses.replace(found.subject, own_attacks={"PGD": own["dims"]})
+    control = outcome("identity_control", audit.Measurements(same_name, FEW))
+    assert control.outcome == "flag" and not control.matters and {"PGD", "PGD (the claim's own)"} <= set(control.values)
     fair = dataclasses.replace(found.subject, own_attacks={"fair": attacks.PGD(eps=EPS, steps=5)})
     assert outcome("identity_control", audit.Measurements(fair, FEW)).outcome == "pass"
 
@@ -950,11 +953,42 @@ def test_weights_with_the_name_of_a_kit_network(saved):
     np.testing.assert_allclose(subject.target.model(subject.images), model(subject.images), rtol=1e-5)
 
 
-@pytest.mark.parametrize("dropped", [("--input-range", "0,255"), ("--output", "probabilities")])
+@pytest.mark.parametrize("dropped", [("--input-range", "0,255"), ("--output", "probabilities"), ("--allow-code",)])
 def test_what_a_kit_network_settles_is_not_asked_for(saved, dropped):
     words = saved / "net.weights.h5", "--model-name", "even_deeper_cnn", "--eps", 0.1, "--data", saved / "mine.npz"
     with pytest.raises(KitError, match=f"{dropped[0]} does not go with --model-name"):
         request.from_file(arguments(*words, *dropped), TINY)
+
+
+@pytest.mark.parametrize("dropped", [("--data", "mine"), ("--input-range", "0,255"), ("--class-order", "a,b"),
+                                     ("--allow-code",), ("--import", "x.py"), ("--fit", "stretch")])
+def test_what_a_run_settles_is_not_asked_for(dropped):
+    with pytest.raises(KitError, match=f"{dropped[0]} does not go with --run"):
+        request.from_run(arguments("--run", "digits_fgsm", *dropped), TINY)
+
+
+def test_options_of_a_network_need_its_name(saved):
+    words = saved / "mine.keras", "--eps", 0.1, "--data", saved / "mine.npz", "--options", '{"dropout": 0}'
+    with pytest.raises(KitError, match="--options does not go with a model's file without --model-name"):
+        request.from_file(arguments(*words), TINY)
+
+
+def test_one_hot_labels_are_refused():
+    model, images = softmax_net(), some_images(10)
+    target = audit.prepare(model, images)
+    with pytest.raises(KitError, match=r"labels must have the shape \(10,\)"):
+        audit.Subject(target, images, np.eye(10, dtype=np.int64), tuple("0123456789"), eps=EPS)
+
+
+def test_two_softmax_heads_that_vote_can_be_judged():
+    pixels = keras.Input((8, 8, 1))
+    flat = keras.layers.Flatten()(pixels)
+    heads = [keras.layers.Dense(10, activation="softmax")(flat) for _ in range(2)]
+    images = some_images(10)
+    target = audit.prepare(keras.Model(pixels, (heads[0] + heads[1]) / 2), images, input_range=(0, 1))
+    labels = models.predict_logits(target.model, images).argmax(1)
+    found = attacks.run(attacks.FGSM(eps=EPS), target.model, images, labels, progress=False)
+    assert target.probabilities and found.images.shape == images.shape
 
 
 @pytest.mark.parametrize(("arrays", "says"), [

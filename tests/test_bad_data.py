@@ -207,6 +207,12 @@ def spoil_parts(home):
         (home / name).rename(home / "train" / name)
 
 
+def spoil_part_twice(home):
+    spoil_parts(home)
+    for name in ("val", "valid"):
+        (home / name).mkdir()
+
+
 BAD_FOLDERS = {
     "empty": (spoil_empty, "holds no folders of classes"),
     "empty class": (spoil_empty_class, "bird holds no images"),
@@ -240,7 +246,8 @@ BAD_FOLDERS = {
     "socket": (spoil_socket, "cat/x.png: it is no regular file"),
     "newline in a bad file's name": (spoil_newline_in_name, r"cat/x\ny\x1b[31m.png: the file is empty"),
     "invalid bytes in a bad file's name": (spoil_invalid_bytes_in_name, r"cat/x\xff.png: the file is empty"),
-    "parts and classes mixed": (spoil_mix_of_parts_and_classes, "mixes train with folders of classes"),
+    "parts and classes mixed": (spoil_mix_of_parts_and_classes, "mixes train with other folders"),
+    "a part twice": (spoil_part_twice, "two folders of the validation part (val, valid)"),
     "parts, but a random split": (spoil_parts, "set split: {kind: given}"),
 }
 

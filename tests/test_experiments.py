@@ -61,6 +61,13 @@ def test_overrides_go_over_the_profile():
     assert loaded.baseline.epochs == 7 and loaded.defended.epochs == 1
 
 
+def test_an_experiment_may_be_given_another_name(tmp_path):
+    (tmp_path / "mine.yaml").write_text("{based_on: digits_fgsm, name: other, baseline: {epochs: 3}}")
+    assert experiment.load(str(tmp_path / "mine.yaml"), "demo").name == "other"
+    loaded = experiment.load("digits_fgsm", "smoke", "{name: other}")
+    assert loaded.name == "other" and loaded.title == experiment.load("digits_fgsm").title
+
+
 def test_another_model_brings_its_own_options():
     loaded = experiment.load("digits_fgsm", "smoke", {"model": {"name": "small_resnet"}})
     assert loaded.model.options == {}

@@ -8,6 +8,7 @@ from kitlib.training import precision
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 SMALL = {
@@ -224,3 +225,18 @@ def test_a_shortcut_that_picks_pixels_is_a_strided_convolution(size):
     images = keras.random.uniform((3, size, size, 4), seed=1)
     expected = keras.ops.conv(images, narrow.kernel, 2, "same")
     np.testing.assert_allclose(narrow(picking(images)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "vgg16", "mobilenet_v2", "densenet121"])
+def test_imagenet_weights_get_the_input_that_they_were_trained_on(name):
+    module = {"resnet50": "resnet", "mobilenet_v2": "mobilenet_v2", "densenet121": "densenet"}.get(name, name)
+    pixels = np.random.default_rng(0).random((1, 8, 8, 3)).astype(np.float32)
+    wanted = getattr(keras.applications, module).preprocess_input(255 * pixels)
+    settings = ModelSettings(name=name, options={"weights": "imagenet"})
+    got = models.normalisation_of(settings).to_normalised(pixels)
+    turned = name in ("resnet50", "vgg16")      # there the first kernel is turned, not the picture
+    np.testing.assert_allclose(got[..., ::-1] if turned else got, wanted, atol=0.001)
+
+
+def test_float32_is_float32_on_every_gpu():
+    assert not tf.config.experimental.tensor_float_32_execution_enabled()

@@ -2,6 +2,7 @@ from kitlib import data, plots
 from kitlib.data import DataSettings
 from kitlib.evaluation import Accuracy
 from kitlib.results import Measured, PaperEntry
+from kitlib.sweeps import Spread
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -77,3 +78,14 @@ def test_dollars_in_names_are_no_formulas(tmp_path):
     for figure in (grid, matrices):
         plots.keep(figure, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 1000
+
+
+def test_groups_over_seeds_may_have_attacks_of_their_own():
+    one, other = Spread.of({0: 0.25}), Spread.of({0: 0.5})
+    figure = plots.over_seeds({"a": {"baseline": {"clean": one, "FGSM": other}},
+                               "b": {"baseline": {"PGD": one, "clean": other}}})
+    rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert rows == ["clean", "FGSM", "PGD"]
+    drawn = [{round(float(line.get_ydata()[0]), 2) for line in axes.lines} for axes in figure.axes]
+    assert drawn == [{0.0, 1.0}, {0.0, 2.0}]
+    plt.close(figure)

@@ -94,6 +94,9 @@ BAD_SWEEPS = [
     ("{experiment: digits_fgsm, grid: {defended.epochs: {a: 3, b: 3}}}", "two combinations are the same run"),
     ("{experiment: digits_fgsm, grid: {title: [a], title.x: [b]}}", "'title' and 'title.x' are in each other's way"),
     ("{experiment: digits_fgsm, name: ../x}", "'name'"),
+    ("{experiment: digits_fgsm, grid: {defended.epochs: [1, 1]}}", "'defended.epochs': a value is listed twice"),
+    ("{experiment: digits_fgsm, seeds: 0, seeds: 5}", "the key 'seeds' stands twice"),
+    ("{experiment: digits_fgsm, title: 2024-99-01}", "no valid YAML"),
     ("experiment: [", "no valid YAML"),
 ]
 

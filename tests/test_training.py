@@ -458,6 +458,7 @@ def test_robust_check_is_the_accuracy_under_pgd_on_the_same_training_images(tmp_
     ({"momentum": 0.5}, "momentum is for optimizer sgd, not adam"),
     ({"method": "fgsm", "label_smoothing": 0.1}, "label_smoothing is for methods plain and mixed and .*, not fgsm"),
     ({"label_smoothing": 1.0}, "label_smoothing"),
+    ({"method": "trades", "attacks": [{**PGD, "restarts": 5, "loss": "margin"}]}, "leave out restarts and loss"),
     ({"eps": -0.1}, "eps"),
     ({"augmentation": {"rotation": 400}}, "rotation"),
 ])
@@ -473,6 +474,7 @@ def test_bad_settings_are_refused(values, message):
     {"method": "plain", "eps": "4/255", "robust_check": {"images": 8}},
     {"method": "fgsm", "eps": "4/255", "attacks": [FGSM], "robust_check": {"images": 8}},
     {"method": "trades", "beta": 2, "attack_mode": "training"},
+    {"method": "trades", "attacks": [{**PGD, "keep": "last"}]},
     {"optimizer": "sgd", "momentum": 0.5},
     {"method": "pgd", "label_smoothing": 0.1},
 ], ids=lambda values: "-".join(values))
@@ -485,6 +487,26 @@ def test_options_that_are_used_are_taken(values):
 def test_settings_survive_being_written_and_read(values):
     chosen = settings(**values)
     assert TrainingSettings.read(chosen.model_dump(mode="json"), "a record") == chosen
+
+
+def ending_in(activation: str) -> keras.Model:
+    net = network()
+    return keras.Model(net.inputs, keras.layers.Activation(activation)(net.outputs[0]))
+
+
+def any_size() -> keras.Model:
+    pixels = keras.Input((None, None, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(8, 3, activation="relu")(pixels))
+    return keras.Model(pixels, keras.layers.Dense(3)(x))
+
+
+class Coded(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.head = keras.layers.Dense(3)
+
+    def call(self, pixels):
+        return self.head(keras.ops.mean(pixels, (1, 2)))
 
 
 def without(data: Dataset, part: str) -> Dataset:
@@ -500,11 +522,19 @@ def without(data: Dataset, part: str) -> Dataset:
     (lambda: without(toy_data(), "validation"), network, {"robust_check": {"part": "validation"}}, "robust_check"),
     (toy_data, lambda: network(classes=4), {}, "4 classes"),
     (toy_data, lambda: models.build(models.ModelSettings(name="deeper_cnn"), (16, 16, 3), 3), {}, r"\(16, 16, 3\)"),
-], ids=["batch", "class", "best", "patience", "check", "classes", "shape"])
+    (toy_data, lambda: ending_in("softmax"), {}, "ends in softmax"),
+    (toy_data, Coded, {}, "must be wrapped first"),
+    (toy_data, any_size, {"method": "free"}, "method free"),
+], ids=["batch", "class", "best", "patience", "check", "classes", "shape", "softmax", "code", "free"])
 def test_impossible_trainings_are_refused_and_write_nothing(data, net, values, message, tmp_path):
     with pytest.raises(KitError, match=message):
         train(net(), data(), settings(**values), tmp_path / "new", progress=False)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_model_that_takes_any_size_is_trained(tmp_path):
+    history = train(any_size(), toy_data(), settings(method="fgsm"), tmp_path, progress=False)
+    assert len(history["epoch"]) == 2
 
 
 def test_a_training_without_validation_images_works(tmp_path):

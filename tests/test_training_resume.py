@@ -75,6 +75,24 @@ def test_a_resumed_training_equals_an_uninterrupted_one(values, tmp_path):
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
+def test_fine_tuning_is_not_taken_for_training_from_the_first_weights(tmp_path):
+    def built():
+        return models.build(models.ModelSettings(name="deeper_cnn", options={"widths": [4, 4], "dense": [8]}), SHAPE, 3,
+                            seed=0)
+
+    def trained(net, folder, **values):
+        train(net, toy_data(), settings(epochs=1, **values), tmp_path / folder, progress=False)
+        return net.get_weights()
+
+    tuned = built()
+    trained(tuned, "shared")
+    fine = trained(tuned, "shared", method="fgsm")
+    afresh = trained(built(), "shared", method="fgsm")
+    for one, other in zip(afresh, trained(built(), "alone", method="fgsm"), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert any(np.abs(one - other).max() > 0.001 for one, other in zip(afresh, fine, strict=True))
+
+
 def test_patience_counts_on_over_a_resume(tmp_path):
     chosen = settings(epochs=30, keep="best", patience=2)
     history = train(network(), toy_data(), chosen, tmp_path / "whole", progress=False)

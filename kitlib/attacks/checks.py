@@ -1,12 +1,12 @@
 """What an attack refuses, said clearly."""
 from __future__ import annotations
 
+from kitlib.models import first_line
 from kitlib.settings import KitError
+from kitlib.wiring import LOGITS_NEEDED, refuse_probabilities
 
-import keras
 import numpy as np
-
-_LOGITS = "attacks need logits: remove the last activation (and train with from_logits=True)"
+import tensorflow as tf
 
 
 def check_images(images: np.ndarray, where: str) -> np.ndarray:
@@ -50,14 +50,11 @@ def check_model(model, images: np.ndarray) -> int:
     Raises KitError when the model does not take such images, does not return one row of at least two
     numbers an image, or returns probabilities (a softmax or sigmoid at its end, or rows that sum to one).
     """
-    name = _ends_in_probabilities(model)
-    if name:
-        raise KitError(f"the model ends in {name}, so it returns probabilities; {_LOGITS}")
+    refuse_probabilities(model)
     try:
         logits = np.asarray(model(images, training=False), dtype=np.float32)
-    except (ValueError, TypeError) as error:
-        raise KitError(f"the model does not take images of shape {images.shape[1:]}: "
-                       f"{str(error).strip().splitlines()[0]}") from None
+    except (ValueError, TypeError, tf.errors.OpError) as error:
+        raise KitError(f"the model does not take images of shape {images.shape[1:]}: {first_line(error)}") from None
     if logits.ndim != 2 or logits.shape[0] != len(images) or logits.shape[1] < 2:
         raise KitError(f"the model must return one row of logits an image, two or more classes wide, but "
                        f"for {len(images)} images it returns the shape {logits.shape}")
@@ -65,16 +62,5 @@ def check_model(model, images: np.ndarray) -> int:
         raise KitError("the model returns NaN or infinite logits: its training diverged, or its weights "
                        "are damaged; train it again")
     if (logits >= 0).all() and np.allclose(logits.sum(1), 1, atol=1e-4):
-        raise KitError(f"the model's outputs are not negative and sum to one: probabilities; {_LOGITS}")
+        raise KitError(f"the model's outputs are not negative and sum to one: probabilities; {LOGITS_NEEDED}")
     return logits.shape[1]
-
-
-def _ends_in_probabilities(model) -> str | None:
-    """'softmax' or 'sigmoid' where the last layer applies it."""
-    last = model
-    while getattr(last, "layers", None):
-        last = last.layers[-1]
-    if isinstance(last, keras.layers.Softmax):
-        return "softmax"
-    name = getattr(getattr(last, "activation", None), "__name__", None)
-    return name if name in ("softmax", "sigmoid") else None

@@ -20,9 +20,9 @@ from kitlib.audit.record import (
     read,
     run,
 )
-from kitlib.audit.target import Target, image_shape, outputs_of, prepare
+from kitlib.audit.target import Target, prepare
 from kitlib.audit.verdict import Verdict, judge
 
 __all__ = ["CHECKS", "FULL", "LEAVES", "PICTURES", "QUICK", "Attacked", "Audit", "AuditRecord", "Check", "Effort",
-           "Finding", "Measurements", "Subject", "Target", "Verdict", "attack_table", "check_table", "image_shape",
-           "is_of_its_model", "judge", "load", "load_weights", "of_run", "outputs_of", "prepare", "read", "run"]
+           "Finding", "Measurements", "Subject", "Target", "Verdict", "attack_table", "check_table",
+           "is_of_its_model", "judge", "load", "load_weights", "of_run", "prepare", "read", "run"]

@@ -431,15 +431,16 @@ def adaptive(m: Measurements) -> Finding:
        means="The attack does harm without a perturbation: a clamp, a rounding or a conversion in it does the work, "
              "and its accuracy does not measure robustness. Take that step out.")
 def identity_control(m: Measurements) -> Finding:
-    bad = {name: found for name, found in m.controls.items() if exceeds(found[0], found[1], CONTROL)}
+    theirs = {f"{name} (the claim's own)": found for name, found in m.own_controls.items()}
+    controls = m.controls | theirs
+    bad = {name: found for name, found in controls.items() if exceeds(found[0], found[1], CONTROL)}
     said = [f"{name}: {changed} of {count} answers changed" for name, (changed, count, _) in bad.items()]
-    own = set(bad) <= set(m.subject.own_attacks)
-    summary = f"{len(m.controls)} attacks with eps = 0 change {sum(found[0] for found in m.controls.values())} answers"
+    summary = f"{len(controls)} attacks with eps = 0 change {sum(found[0] for found in controls.values())} answers"
     values = {name: {"changed": changed, "count": count, "linf": linf}
-              for name, (changed, count, linf) in m.controls.items()}
+              for name, (changed, count, linf) in controls.items()}
     if m.random:
         return Finding("cannot tell", f"{summary}, but the model is random: its answers change by themselves", values)
-    return Finding(_flag_if(bool(bad)), "; ".join([summary, *said]), values, matters=not own)
+    return Finding(_flag_if(bool(bad)), "; ".join([summary, *said]), values, matters=not set(bad) <= set(theirs))
 
 
 @check("Intervals are given, and the test images are new to the model",

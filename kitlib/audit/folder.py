@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from kitlib.data.pictures import Form, inner_folders, list_pictures, printable, read_pictures
-from kitlib.data.sources import PART_FOLDERS
+from kitlib.data.sources import part_folders
 from kitlib.settings import KitError, few
 
 import numpy as np
@@ -76,14 +76,8 @@ def read(path: Path, shape: tuple, count: int, seed: int, fit: Fit = "crop", whi
 
 def _parts(path: Path) -> dict[str, list[Path]]:
     """Folders of classes, by part; "all" where there are no parts."""
-    inner = inner_folders(path)
-    own = {part: entry for part, names in PART_FOLDERS.items() for entry in inner if entry.name.lower() in names}
-    if not own:
-        return {"all": inner}
-    if len(own) < len(inner):
-        raise KitError(f"{printable(path)} mixes {', '.join(entry.name for entry in own.values())} with other folders: "
-                       "it must hold either parts or classes")
-    return {part: inner_folders(entry) for part, entry in own.items()}
+    own = part_folders(path)
+    return {part: inner_folders(entry) for part, entry in own.items()} or {"all": inner_folders(path)}
 
 
 def _listed(places: list[Path], names) -> tuple[list[Path], np.ndarray, int]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from kitlib import attacks
 from kitlib.attacks import Attack
 from kitlib.attacks.base import input_gradient, logits_of, margin
+from kitlib.attacks.checks import check_labels
 from kitlib.audit import surrogate
 from kitlib.audit.target import NOT_FINITE, Averaged, Target, straight_through
 from kitlib.data import similarity
@@ -99,11 +100,9 @@ class Subject:
                            f"{self.images.shape[1:]}")
         if images is None or labels is None:
             return
-        if not len(images) == len(labels) > 0:
-            raise KitError(f"there are {len(images)} images and {len(labels)} labels {what}")
-        if np.min(labels) < 0 or np.max(labels) >= self.target.classes:
-            raise KitError(f"the labels {what} reach from {np.min(labels)} to {np.max(labels)}, but the model has "
-                           f"{self.target.classes} outputs (0 to {self.target.classes - 1})")
+        if not len(images):
+            raise KitError(f"there are no images {what}")
+        check_labels(labels, len(images), self.target.classes, targeted=False, where=f"images {what}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -350,15 +349,18 @@ class Measurements:
     def controls(self) -> dict[str, tuple[int, int, float]]:
         """Attacks with eps = 0: how many answers they change, of how many images, and the largest change of a pixel."""
         self.say("controls: the attacks with eps = 0")
-        ours = [(name, self.suite[name].model_copy(update={"eps": 0.0}), OUR_CONTROLS)
-                for name in ("FGSM", "PGD", "APGD cross-entropy")]
-        theirs = [(name, attack.control(), CONTROLS) for name, attack in self.subject.own_attacks.items()]
-        found = {}
-        for name, attack, most in (*ours, *theirs):
-            count = min(most, len(self.labels))
-            after = self.attacked(attack, on=np.arange(count))
-            found[name] = int((after.right != self.clean[:count]).sum()), count, after.linf
-        return found
+        return {name: self._control(self.suite[name].model_copy(update={"eps": 0.0}), OUR_CONTROLS)
+                for name in ("FGSM", "PGD", "APGD cross-entropy")}
+
+    @functools.cached_property
+    def own_controls(self) -> dict[str, tuple[int, int, float]]:
+        """The same of the attacks that the claim was measured with."""
+        return {name: self._control(attack.control(), CONTROLS) for name, attack in self.subject.own_attacks.items()}
+
+    def _control(self, attack: Attack, most: int) -> tuple[int, int, float]:
+        count = min(most, len(self.labels))
+        after = self.attacked(attack, on=np.arange(count))
+        return int((after.right != self.clean[:count]).sum()), count, after.linf
 
     # --- other models
 

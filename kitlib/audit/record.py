@@ -12,7 +12,7 @@ from kitlib.audit.verdict import Verdict, judge
 from kitlib.evaluation import Accuracy, softmax
 from kitlib.files import read_json, sha256, write_json
 from kitlib.models import predict_logits
-from kitlib.results import Measured
+from kitlib.results import Measured, cell
 from kitlib.runs import environment
 from kitlib.settings import Settings, format_epsilon
 
@@ -212,10 +212,5 @@ def check_table(record: AuditRecord) -> pd.DataFrame:
     """One row a check."""
     return pd.DataFrame([{"": each.number, "check": each.title, "outcome": each.outcome, "measured": each.measured}
                          for each in record.checks])
-
-
-def cell(measured: Measured) -> str:
-    low, high = measured.interval
-    return f"{100 * measured.accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}] of {measured.count}"
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 
 from kitlib import models, runs
@@ -9,10 +10,15 @@ from kitlib.audit import folder, material
 from kitlib.audit.loading import load, load_weights
 from kitlib.audit.measure import Effort, Subject
 from kitlib.audit.of_run import of_run
-from kitlib.audit.target import image_shape, outputs_of, prepare
+from kitlib.audit.target import prepare
 from kitlib.data.pictures import printable
 from kitlib.files import sha256
 from kitlib.settings import KitError
+from kitlib.wiring import image_shape, outputs_of
+
+_OF_A_FILE = ("data", "input_range", "mean", "std", "output", "class_order", "train_data", "allow_code", "code",
+              "model_name", "options", "input_shape", "fit")
+_UNLESS_GIVEN = {"allow_code": False, "options": {}, "fit": "crop"}
 
 
 def from_file(arguments, effort: Effort) -> tuple[Subject, dict, Path]:
@@ -27,10 +33,13 @@ def from_file(arguments, effort: Effort) -> tuple[Subject, dict, Path]:
         arguments.seed)
     normalisation = _normalisation(arguments)
     if arguments.model_name:
-        _refuse_what_is_known(arguments)
+        _refuse(arguments, ("input_range", "output", "allow_code", "code"),
+                "--model-name: the kit's networks take pixels in [0, 1] and return logits, and their code is the kit's "
+                "(--mean and --std say how theirs were normalised)")
         model, chosen = _from_weights(arguments, path, normalisation, wanted)
         given = {"output": "logits", "input_range": (0.0, 1.0)}
     else:
+        _refuse(arguments, ("options",), "a model's file without --model-name: the file says what the model is made of")
         model = load(path, arguments.allow_code, arguments.code)
         wanted = dataclasses.replace(wanted, shape=_shape(model, arguments.input_shape), classes=outputs_of(model))
         chosen = material.read(arguments.data, wanted)
@@ -61,11 +70,12 @@ def _shape(model, asked: tuple | None) -> tuple:
     return asked or own
 
 
-def _refuse_what_is_known(arguments) -> None:
-    for option, value in (("--input-range", arguments.input_range), ("--output", arguments.output)):
-        if value is not None:
-            raise KitError(f"{option} does not go with --model-name: the kit's networks take pixels in [0, 1] and "
-                           "return logits (--mean and --std say how theirs were normalised)")
+def _refuse(arguments, names: Iterable[str], why: str) -> None:
+    """Raises KitError where an option was given that would change nothing."""
+    for name in names:
+        if getattr(arguments, name, None) not in (None, _UNLESS_GIVEN.get(name)):
+            option = "import" if name == "code" else name.replace("_", "-")
+            raise KitError(f"--{option} does not go with {why}")
 
 
 def _normalisation(arguments) -> models.Normalisation | None:
@@ -86,6 +96,7 @@ def _from_weights(arguments, path: Path, normalisation, wanted: material.Wanted)
 
 def from_run(arguments, effort: Effort) -> tuple[Subject, dict, Path]:
     """A model of a run: its own test images, training data, attacks as published, and undefended model."""
+    _refuse(arguments, _OF_A_FILE, "--run: a run has its own images, and its model takes pixels and returns logits")
     run, which = runs.open_run(arguments.run, arguments.profile, arguments.seed), arguments.model
     subject, about = of_run(run, which, effort.images, eps=arguments.eps, claim=arguments.claim)
     return subject, about, run.path(f"audit/{which}")

@@ -8,6 +8,7 @@ from typing import Literal
 from kitlib import models
 from kitlib.models import first_line, in_float32
 from kitlib.settings import KitError
+from kitlib.wiring import activation_of, check_takes, is_graph, is_operation, last_step, outputs_of
 
 import keras
 import numpy as np
@@ -18,8 +19,6 @@ Output = Literal["logits", "probabilities"]
 ASK_RANGE = ("give --input-range LOW,HIGH, the values that black and white have for the model (such as 0,255 or 0,1), "
              "or --mean and --std of pixels in [0, 1]")
 ASK_OUTPUT = "give --output logits or --output probabilities"
-WRAP = ("a model of code (a subclassed keras.Model), or one that was never built, must be wrapped first: "
-        "inputs = keras.Input((height, width, channels)); model = keras.Model(inputs, model(inputs))")
 NOT_FINITE = ("the model returns NaN or infinite numbers: its training diverged, its weights are damaged, it divides "
               "by zero, or it takes values of another range (--input-range)")
 PROBES = 16         # images on which outputs are looked at
@@ -64,29 +63,11 @@ def prepare(model: keras.Model, images: np.ndarray, input_range: tuple[float, fl
     Raises KitError where something is neither given nor certain, and for a model that takes other images.
     """
     model = in_float32(model)
-    _check_ends(model, images.shape[1:])
+    check_takes(model, images.shape[1:])
+    outputs_of(model)
     ready, takes = _taking_pixels(model, images, input_range, normalisation)
     found, returns = _returning_logits(ready, images[:PROBES], output)
     return Target(in_float32(found), model, takes, returns, not returns.startswith("logits"))
-
-
-def image_shape(model) -> tuple:
-    """Height, width and channels of the images that a model takes; None where it takes any. KitError for others."""
-    shape = getattr(model, "input_shape", None)
-    if shape is None:
-        raise KitError(f"which images the model takes cannot be told; {WRAP}")
-    if not isinstance(shape, tuple) or len(shape) != 4:
-        raise KitError(f"the model must take one batch of images, N x H x W x C, but its input is {shape}")
-    return shape[1:]
-
-
-def outputs_of(model) -> int:
-    """The number of classes; a single output stands for two. KitError for a model that returns anything else."""
-    shape = model.output_shape
-    if not isinstance(shape, tuple) or len(shape) != 2 or shape[1] is None:
-        raise KitError("the model must return one row of numbers an image, one a class, but its output is "
-                       f"{shape}; of several outputs choose one: keras.Model(model.inputs, model.output[...])")
-    return max(2, shape[-1])
 
 
 # --- what it takes
@@ -118,14 +99,6 @@ def _taking_pixels(model, images, input_range, normalisation) -> tuple[keras.Mod
 
 def _does_not_take(shape, error: Exception) -> KitError:
     return KitError(f"the model does not take images of {tuple(shape)}: {first_line(error)}")
-
-
-def _check_ends(model, shape) -> None:
-    expected = image_shape(model)
-    outputs_of(model)
-    for wanted, given in zip(expected, shape, strict=True):
-        if wanted not in (None, given):
-            raise KitError(f"the model takes images of {expected}, but those given are {tuple(shape)}")
 
 
 def _own_range(model, images) -> tuple[tuple[float, float], str]:
@@ -207,7 +180,7 @@ def _keeps_the_range(step) -> bool:
 def _from_the_input(model) -> Iterator:
     """The steps from the input on, nested models opened, as long as they follow one another; then None."""
     for step in _one_by_one(model):
-        if _is_graph(step):
+        if is_graph(step):
             yield from _from_the_input(step)
         else:
             yield step
@@ -217,7 +190,7 @@ def _one_by_one(model) -> Iterator:
     if isinstance(model, keras.Sequential):
         yield from model.layers
         return
-    if not _is_graph(model):
+    if not is_graph(model):
         yield None
         return
     # `model.layers` would leave out operations, so tensors are followed from node to node.
@@ -230,22 +203,6 @@ def _one_by_one(model) -> Iterator:
             return
         yield nodes[0].operation
         tensor = nodes[0].outputs[0]
-
-
-def _is_graph(step) -> bool:
-    """Whether it is a model that is wired from one input to one output, and not code."""
-    wired = isinstance(step, keras.Sequential) or hasattr(step, "operations")
-    return wired and all(len(getattr(step, ends, None) or ()) == 1 for ends in ("inputs", "outputs"))
-
-
-def _last_step(model):
-    """The layer, operation or nested model that makes the output, and the tensor it gets; None, None where code
-    does, or where the input is the output."""
-    if not _is_graph(model):
-        return None, None
-    history = model.outputs[0]._keras_history
-    fed = history.operation._inbound_nodes[history.node_index].input_tensors
-    return (history.operation, fed[0]) if len(fed) == 1 else (None, None)
 
 
 # --- what it returns
@@ -292,8 +249,8 @@ def looks_like_probabilities(outputs: np.ndarray) -> bool:
 def _ends_in_a_linear_layer(model) -> bool:
     """Whether a layer with weights and without activation makes the output itself, nothing behind it."""
     last = model
-    while _is_graph(last):
-        last, _ = _last_step(last)
+    while is_graph(last):
+        last, _ = last_step(last)
     linear = getattr(getattr(last, "activation", None), "__name__", "") == "linear"
     return linear and not isinstance(last, layers.Activation)
 
@@ -304,19 +261,14 @@ def without_probabilities(model) -> tuple[keras.Model | None, str | None]:
 
     Returns (None, None) where the model does not end so, or is no graph of layers.
     """
-    last, fed = _last_step(model)
+    last, fed = last_step(model)
     if last is None:
         return None, None
-    if _is_operation(last, "Log"):
+    if is_operation(last, "Log"):
         stripped, activation = without_probabilities(keras.Model(model.inputs[0], fed))
         return (None, None) if stripped is None else (stripped, f"log of {activation}")
     before, activation = _before_activation(last, fed)
     return (None, None) if before is None else (keras.Model(model.inputs[0], before), activation)
-
-
-def _is_operation(step, *names: str) -> bool:
-    """Whether the step is one of these functions of keras.ops."""
-    return type(step).__module__.startswith("keras.src.ops.") and type(step).__name__ in names
 
 
 def _before_activation(last, fed):
@@ -324,16 +276,14 @@ def _before_activation(last, fed):
 
     fed: the tensor that `last` gets.
     """
-    if _is_graph(last):
+    if is_graph(last):
         stripped, activation = without_probabilities(last)
         return (None, None) if stripped is None else (stripped(fed), activation)
-    if isinstance(last, layers.Softmax) or _is_operation(last, "Softmax"):
-        return (fed, "softmax") if last.axis in (-1, 1) else (None, None)
-    if _is_operation(last, "Sigmoid"):
-        return fed, "sigmoid"
-    name = getattr(getattr(last, "activation", None), "__name__", None)
-    if name not in ("softmax", "sigmoid"):
+    name = activation_of(last)
+    if name not in ("softmax", "sigmoid") or getattr(last, "axis", -1) not in (-1, 1):
         return None, None
+    if isinstance(last, layers.Softmax) or is_operation(last, "Softmax", "Sigmoid"):
+        return fed, name
     if isinstance(last, layers.Activation):
         return fed, name
     config = last.get_config() | {"activation": "linear", "name": f"{last.name}_before_{name}"}

@@ -251,15 +251,29 @@ def images_home(settings: DataSettings, folder: Path) -> Path:
     return folder / os.path.expanduser(settings.path)
 
 
+def part_folders(home: Path) -> dict[str, Path]:
+    """The folders in `home` that are parts (train/, val/, ...), by part; none where it holds classes.
+
+    Raises KitError where it holds both, or two of one part.
+    """
+    inner = inner_folders(home)
+    found = [(part, entry) for part, names in PART_FOLDERS.items() for entry in inner if entry.name.lower() in names]
+    own = dict(found)
+    if len(own) < len(found):
+        twice = next(part for part, entry in found if own[part] != entry)
+        raise KitError(f"{printable(home)} holds two folders of the {twice} part "
+                       f"({', '.join(printable(entry.name) for part, entry in found if part == twice)}): keep one")
+    if own and len(own) < len(inner):
+        raise KitError(f"{printable(home)} mixes {', '.join(entry.name for entry in own.values())} with other folders: "
+                       "it must hold either parts or classes")
+    return own
+
+
 def _image_folder(settings, seed, folder):
     home = images_home(settings, folder)
     if not home.is_dir():
         raise KitError(f"image_folder: there is no folder {printable(home)}; it must hold <class>/<image>")
-    inner = inner_folders(home)
-    own = {part: entry for part, names in PART_FOLDERS.items() for entry in inner if entry.name.lower() in names}
-    if own and len(own) < len(inner):
-        raise KitError(f"{printable(home)} mixes {', '.join(entry.name for entry in own.values())} with folders of "
-                       "classes: it must hold either parts or classes")
+    inner, own = inner_folders(home), part_folders(home)
     if own and settings.split.kind != "given":
         raise KitError(f"{printable(home)} has parts of its own ({', '.join(own)}), which a '{settings.split.kind}' "
                        "split would mix: set split: {kind: given}")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from kitlib import attacks
+from kitlib import attacks, models
 from kitlib.data import Dataset
 from kitlib.files import alone_in, written_whole
 from kitlib.settings import KitError
@@ -17,6 +17,7 @@ from kitlib.training.optimizers import optimizer_for
 from kitlib.training.precision import choose_precision, has_faster_twin, twin
 from kitlib.training.settings import TrainingSettings
 from kitlib.training.steps import Training, training_for
+from kitlib.wiring import check_takes, refuse_probabilities
 
 import keras
 import numpy as np
@@ -42,10 +43,10 @@ def train(
     model: float32 Keras model, pixels in, logits out; it stays float32 whatever the precision.
     folder: each training gets a folder of its own in there, named after what decides its outcome (settings,
         seed, data, network, baseline, the kit's code; of the first weights the seed or file that kitlib.models made
-        them from, so train two models of your own with the same layers in two folders), and in that `checkpoint.npz`
-        after each epoch. Where one is there already, training goes on from it (same learning-rate position,
-        early-stopping state, batches and random states); a finished training is not repeated, its weights
-        are put into `model`. So after a change another training begins, beside what was there.
+        them from, or the training before, so train two models of your own with the same layers in two folders), and
+        in that `checkpoint.npz` after each epoch. Where one is there already, training goes on from it (same
+        learning-rate position, early-stopping state, batches and random states); a finished training is not repeated,
+        its weights are put into `model`. So after a change another training begins, beside what was there.
     seed: of data order, augmentation, dropout and attacks (the initial weights are the model's).
     baseline: the model on which method static makes its adversarial images, and distilled's teacher.
     callbacks: further Keras callbacks; `callback.model` is the Training model, its `network` the network.
@@ -77,6 +78,8 @@ def train(
         for served in folder.glob("static*.npy"):
             served.unlink()
         model.set_weights(state.kept)
+    # What it is trained on next begins with these weights, not with those it was built with.
+    models.with_origin(model, {"training": folder.name})
     return history_of(state.epochs, settings)
 
 
@@ -338,9 +341,11 @@ def _check(model, dataset: Dataset, settings: TrainingSettings, baseline) -> Non
     if settings.batch_size > images:
         raise KitError(f"batch_size {settings.batch_size} is larger than the {images} training images of "
                        f"'{dataset.name}': choose {images} or less")
-    if model.input_shape[1:] != dataset.images.shape[1:]:
-        raise KitError(f"the model takes images of {model.input_shape[1:]}, "
-                       f"data '{dataset.name}' has {dataset.images.shape[1:]}")
+    check_takes(model, dataset.images.shape[1:])
+    refuse_probabilities(model)
+    if settings.method == "free" and None in model.input_shape[1:]:
+        raise KitError("method free keeps a perturbation for each pixel: build the model for images of "
+                       f"{dataset.images.shape[1:]}, not of {model.input_shape[1:]}")
     if model.output_shape[-1] != len(dataset.class_names):
         raise KitError(f"the model knows {model.output_shape[-1]} classes, "
                        f"data '{dataset.name}' has {len(dataset.class_names)}")

@@ -143,7 +143,7 @@ class TrainingSettings(Settings):
         if not self.attacks and self.method in ("mixed", "static"):
             raise ValueError(f"method {self.method} needs attacks")
         if self.method == "trades" and self.attacks and self.attacks[0].name != "pgd":
-            raise ValueError("method trades takes eps, step and steps from an attack pgd")
+            raise ValueError("method trades takes eps, norm, step and steps from an attack pgd")
         if self.keep == "best_robust" and self.robust_check is None:
             raise ValueError("keep: best_robust needs a robust_check")
         return self
@@ -155,6 +155,12 @@ class TrainingSettings(Settings):
             if self._is_set(name) and self.method not in methods:
                 named = f"method{'s' * (len(methods) > 1)} {' and '.join(methods)}"
                 raise ValueError(f"{name} is for {named}, not {self.method}: leave it out")
+        if self.method == "trades" and self.attacks:
+            ignored = [name for name in ("random_start", "restarts", "loss", "labels", "stop_early")
+                       if getattr(self.attacks[0], name) != type(self.attacks[0]).model_fields[name].default]
+            if ignored:
+                raise ValueError("method trades climbs the divergence, from a start of its own: leave out "
+                                 f"{' and '.join(ignored)} of its attack")
         if self._is_set("momentum") and self.optimizer != "sgd":
             raise ValueError(f"momentum is for optimizer sgd, not {self.optimizer}: leave it out")
         if self._is_set("eps") and not self._uses_eps():
