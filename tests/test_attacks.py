@@ -692,11 +692,18 @@ def with_softmax_op():
     return keras.Model(inputs, keras.ops.softmax(keras.layers.Dense(10)(keras.layers.Flatten()(inputs))))
 
 
+def voting():
+    inputs = keras.Input((8, 8, 1))
+    heads = [keras.layers.Dense(10, activation="softmax")(keras.layers.Flatten()(inputs)) for _ in range(2)]
+    return keras.Model(inputs, (heads[0] + heads[1]) / 2)
+
+
 @pytest.mark.parametrize("model, message", [
     (lambda: ending(keras.layers.Softmax()), "softmax.*logits"),
     (lambda: ending(keras.layers.Dense(10, activation="sigmoid")), "sigmoid.*logits"),
     (lambda: ending(ending_in_softmax()), "softmax.*logits"),
-    (with_softmax_op, "sum to one.*logits"),
+    (with_softmax_op, "softmax.*logits"),
+    (voting, "sum to one.*logits"),
     (lambda: ending(keras.layers.Dense(1)), "two or more classes"),
     (lambda: ending(keras.layers.Reshape((10, 1))), "one row of logits"),
     (lambda: ending(keras.layers.Rescaling(np.nan)), "NaN"),
