@@ -185,6 +185,11 @@ def recalls(labels: np.ndarray, predictions: np.ndarray, class_names) -> dict[st
     }
 
 
+def guessing(labels: np.ndarray) -> float:
+    """Accuracy of always naming the most frequent class."""
+    return float(np.bincount(labels).max() / len(labels))
+
+
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Logits, N x classes -> probabilities, N x classes."""
     return keras.ops.convert_to_numpy(keras.ops.softmax(logits, axis=-1))

@@ -16,7 +16,8 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 ROUNDING = 1e-4  # a change smaller than this is float rounding, not a perturbation
 _PALETTE = sns.color_palette("colorblind")
-COLOURS = {"baseline": _PALETTE[3], "defended": _PALETTE[0], "chance": _PALETTE[7]}
+GUESSING = "guessing (the most frequent class)"
+COLOURS = {"baseline": _PALETTE[3], "defended": _PALETTE[0], "guessing": _PALETTE[7]}
 sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
 plt.rcParams.update({
     "figure.dpi": 80, "savefig.dpi": 160, "axes.titlesize": 11, "figure.constrained_layout.use": True,
@@ -93,7 +94,7 @@ def class_counts(dataset: Dataset) -> Figure:
     return figure
 
 
-def training_curves(history: dict, chance: float) -> Figure:
+def training_curves(history: dict, guessing: float) -> Figure:
     """Loss and accuracy by epoch, training and validation, and robust accuracy where it was checked."""
     epochs = np.arange(1, len(history["loss"]) + 1)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
@@ -103,7 +104,7 @@ def training_curves(history: dict, chance: float) -> Figure:
         "accuracy": "training", "val_accuracy": "validation", "adversarial_accuracy": "training, adversarial",
         "robust_accuracy": "PGD on a fixed batch",
     })
-    right.axhline(chance, ls=":", color=COLOURS["chance"], label="chance")
+    right.axhline(guessing, ls=":", color=COLOURS["guessing"], label=GUESSING)
     right.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1.02), title="Accuracy")
     named = {}
     for axes in (left, right):
@@ -171,7 +172,7 @@ def _colour(is_right: bool) -> str:
     return "black" if is_right else "#b00020"
 
 
-def epsilon_curve(curves: dict[str, list], epsilons, chance: float, marked: float | None = None) -> Figure:
+def epsilon_curve(curves: dict[str, list], epsilons, guessing: float, marked: float | None = None) -> Figure:
     """Accuracy against epsilon with 95 % intervals. curves: {label: [Accuracy, ...]}, one an epsilon.
 
     marked: an epsilon that a line shows.
@@ -183,7 +184,7 @@ def epsilon_curve(curves: dict[str, list], epsilons, chance: float, marked: floa
         colour = f"C{number}"
         axes.plot(255 * np.asarray(epsilons), values, marker="o", ms=4, label=label, color=colour)
         axes.fill_between(255 * np.asarray(epsilons), low, high, alpha=0.15, color=colour)
-    axes.axhline(chance, ls=":", color=COLOURS["chance"], label="chance")
+    axes.axhline(guessing, ls=":", color=COLOURS["guessing"], label=GUESSING)
     if marked is not None:
         axes.axvline(255 * marked, ls="--", color="0.6", label=f"eps {255 * marked:g}/255")
     axes.set(xlabel="epsilon, n/255 of the pixel range", ylabel="accuracy", ylim=(-0.03, 1.03),
@@ -235,7 +236,7 @@ def _counts_and_rates(matrix: np.ndarray, rates: np.ndarray) -> np.ndarray:
                      for pair in zip(matrix, rates, strict=True)])
 
 
-def accuracy_bars(accuracies: dict[str, dict[str, object]], chance: float) -> Figure:
+def accuracy_bars(accuracies: dict[str, dict[str, object]], guessing: float) -> Figure:
     """Accuracy with interval, one group an attack and one bar a model. accuracies: {model: {attack: record}}."""
     models = list(accuracies)
     attacks = list(accuracies[models[0]])
@@ -249,7 +250,7 @@ def accuracy_bars(accuracies: dict[str, dict[str, object]], chance: float) -> Fi
         positions = np.arange(len(attacks)) + (number - (len(models) - 1) / 2) * width
         bars = axes.barh(positions, values, width, xerr=errors, capsize=2, label=model, color=COLOURS.get(model))
         axes.bar_label(bars, fmt="%.0f", fontsize=8, padding=3)
-    axes.axvline(100 * chance, ls=":", color=COLOURS["chance"], label="chance")
+    axes.axvline(100 * guessing, ls=":", color=COLOURS["guessing"], label=GUESSING)
     axes.set(xlabel="accuracy, %", xlim=(0, 110), title="Accuracy with 95 % intervals")
     axes.set_yticks(np.arange(len(attacks)), attacks, fontsize=9)
     axes.invert_yaxis()
@@ -258,10 +259,10 @@ def accuracy_bars(accuracies: dict[str, dict[str, object]], chance: float) -> Fi
     return figure
 
 
-def claims(entries: dict, chance: list[float], title: str, note: str = "") -> Figure:
+def claims(entries: dict, guessing: list[float], title: str, note: str = "") -> Figure:
     """A paper on one page: each of its figures as claimed, as published, and as defined, with the verdict beside it.
 
-    entries: {label of a row: PaperEntry of kitlib.results}. chance: for each, what guessing would get, as a share.
+    entries: {label of a row: PaperEntry of kitlib.results}. guessing: for each, what guessing would get, as a share.
     Marks have 95 % intervals. Letters are large, so that it can be read at half the width of a page.
     """
     found, rows = list(entries.values()), np.arange(len(entries))
@@ -272,7 +273,7 @@ def claims(entries: dict, chance: list[float], title: str, note: str = "") -> Fi
                  label="rerun as published")
     _claim_marks(axes, [each.as_defined for each in found], rows + 0.15, fmt="o", color=_PALETTE[3],
                  label="honest: as defined")
-    axes.vlines(100 * np.array(chance), rows - 0.5, rows + 0.5, ls=":", lw=2, color="0.35", label="guessing")
+    axes.vlines(100 * np.array(guessing), rows - 0.5, rows + 0.5, ls=":", lw=2, color="0.35", label=GUESSING)
     for row, each in zip(rows, found, strict=True):
         axes.text(1.02, row, each.verdict or "other data", transform=axes.get_yaxis_transform(), va="center",
                   fontsize=14, fontweight="bold" if each.verdict in ("reproduced", "explained") else "normal")
@@ -293,7 +294,7 @@ def _claim_marks(axes, measured: list, heights, **look) -> None:
     axes.errorbar(values, heights, xerr=errors, ms=9, capsize=4, lw=2, **look)
 
 
-def naive_against_adaptive(records: dict[str, dict], chance: float) -> Figure:
+def naive_against_adaptive(records: dict[str, dict], guessing: float) -> Figure:
     """One row a contender: clean accuracy, what a careless judgement says, and the worst case with its interval.
 
     records: as kitlib.comparison.judged gives them.
@@ -309,7 +310,7 @@ def naive_against_adaptive(records: dict[str, dict], chance: float) -> Figure:
         values = [100 * record[part]["accuracy"] for record in records.values()]
         axes.plot(values, range(len(records)), marker, color=colour, ms=8, mew=2 if marker == "|" else 0, zorder=3,
                   label=part.replace("_", " "))
-    axes.axvline(100 * chance, ls=":", color=COLOURS["chance"], label="chance")
+    axes.axvline(100 * guessing, ls=":", color=COLOURS["guessing"], label=GUESSING)
     axes.set(yticks=range(len(records)), yticklabels=records, xlim=(-2, 102), xlabel="accuracy, %",
              title="What each judgement says of each contender")
     axes.invert_yaxis()
@@ -339,10 +340,10 @@ def accuracy_against_cost(records: dict[str, dict]) -> Figure:
         else:                   # aslant, so that names of neighbours do not meet
             axes.annotate(", ".join(names), at, (7, 3), textcoords="offset points", fontsize=8, rotation=40,
                           rotation_mode="anchor")
-    axes.set(xscale="log", xlabel="training time, times the plain one", ylabel="accuracy, %", ylim=(-3, 102),
-             title="Clean accuracy (hollow) and worst case (full)")
+    axes.set(xscale="log", xlabel="training time, times the plain one (logarithmic)", ylabel="accuracy, %",
+             ylim=(-3, 102), title="Clean accuracy (hollow) and worst case (full)")
     axes.margins(x=0.25)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     return figure
@@ -478,7 +479,7 @@ def roc_curves(curves: dict[str, tuple], marked: float) -> Figure:
     figure, axes = plt.subplots(figsize=(5.6, 4.6))
     for label, (false_alarms, found) in curves.items():
         axes.plot(false_alarms, found, label=label, drawstyle="steps-post")
-    axes.plot([0, 1], [0, 1], ls=":", color=COLOURS["chance"], label="chance")
+    axes.plot([0, 1], [0, 1], ls=":", color=COLOURS["guessing"], label="chance")
     axes.axvline(marked, ls="--", lw=1, color="black", label="false alarms aimed at")
     axes.set(xlabel="clean images that raise an alarm (share)", ylabel="attacked images that raise an alarm (share)",
              title="What the detector finds, at any threshold", xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))

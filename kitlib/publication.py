@@ -103,8 +103,8 @@ def draw_papers(figures: Path) -> list[Path]:
 
 def _drawn(letter: str, found: dict[str, Results], missing: list[str]) -> plots.Figure:
     entries = {label: entry for each in found.values() for label, entry in _labelled(each).items()}
-    chance = [_guessing(each) for each in found.values() for _ in each.paper]
-    return plots.claims(entries, chance, f"Paper {letter}: claimed, reproduced, honest", _scale(found, missing))
+    guessing = [_guessing(each) for each in found.values() for _ in each.paper]
+    return plots.claims(entries, guessing, f"Paper {letter}: claimed, reproduced, honest", _scale(found, missing))
 
 
 def _labelled(found: Results) -> dict[str, results.PaperEntry]:

@@ -12,6 +12,7 @@ from kitlib.files import read_json, write_json, write_text
 from kitlib.runs import Run, environment, fingerprint_of
 from kitlib.settings import KitError, Settings
 
+import numpy as np
 import pandas as pd
 
 TOLERANCE = 0.03  # a figure counts as reached within 3 points
@@ -309,10 +310,16 @@ def cell(measured: Measured) -> str:
 
 
 def as_markdown(table: pd.DataFrame) -> str:
-    """A GitHub-flavoured Markdown table."""
+    """A GitHub-flavoured Markdown table, its numbers to four digits."""
     lines = ["| " + " | ".join(table.columns) + " |", "|" + " --- |" * len(table.columns)]
-    lines += ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in table.values]
+    lines += ["| " + " | ".join(_as_text(value).replace("|", "\\|") for value in row) + " |" for row in table.values]
     return "\n".join(lines) + "\n"
+
+
+def _as_text(value) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return "" if np.isnan(value) else f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def heading(results: Results) -> str:

@@ -15,9 +15,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-LAYERS = ["settings", "digests", "files", "data", "models", "attacks", "defences", "explanations", "detection",
-          "training", "evaluation", "experiment", "runs", "comparison", "results", "plots", "hands_on", "pretrained",
-          "batch", "sweeps", "audit", "report", "publication", "readme", "site", "commands", "__main__"]
+LAYERS = ["settings", "digests", "files", "data", "models", "wiring", "attacks", "defences", "evaluation",
+          "explanations", "detection", "training", "experiment", "runs", "comparison", "results", "plots", "hands_on",
+          "pretrained", "batch", "sweeps", "audit", "report", "publication", "readme", "site", "commands", "__main__"]
 
 
 LOCKS = ("requirements.lock", "requirements-peers.lock")

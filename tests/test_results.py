@@ -138,6 +138,8 @@ def test_markdown_tables_escape_their_bars():
     import pandas as pd
 
     assert results.as_markdown(pd.DataFrame({"a": ["x|y"]})) == "| a |\n| --- |\n| x\\|y |\n"
+    numbers = results.as_markdown(pd.DataFrame({"a": [97.90909, 20.0, 0.000123456, 123456.7, np.nan]}))
+    assert numbers.splitlines()[2:] == ["| 97.91 |", "| 20 |", "| 0.0001235 |", "| 123457 |", "|  |"]
 
 
 def test_a_record_that_breaks_the_schema_is_refused(tmp_path):

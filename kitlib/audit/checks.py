@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from kitlib.audit.measure import LARGE, LINE, Measurements
-from kitlib.evaluation import Accuracy
+from kitlib.evaluation import Accuracy, guessing
 from kitlib.settings import format_epsilon
 
 import numpy as np
@@ -168,11 +168,6 @@ def large_eps(m: Measurements) -> Finding:
     return Finding(_flag_if(left.interval[0] > chance),
                    f"PGD {format_epsilon(LARGE)} leaves {left}; chance is {points(chance)}",
                    {"accuracy": left.value, "chance": chance})
-
-
-def guessing(labels: np.ndarray) -> float:
-    """Accuracy of always naming the most frequent class."""
-    return float(np.bincount(labels).max() / len(labels))
 
 
 def tells_classes_apart(right: np.ndarray, labels: np.ndarray) -> bool:

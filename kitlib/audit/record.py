@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kitlib import plots
-from kitlib.audit.checks import CHECKS, Check, Finding, Outcome, guessing
+from kitlib.audit.checks import CHECKS, Check, Finding, Outcome
 from kitlib.audit.measure import LINE, Effort, Measurements
 from kitlib.audit.verdict import Verdict, judge
-from kitlib.evaluation import Accuracy, softmax
+from kitlib.evaluation import Accuracy, guessing, softmax
 from kitlib.files import read_json, sha256, write_json
 from kitlib.models import predict_logits
 from kitlib.results import Measured, cell

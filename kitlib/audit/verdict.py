@@ -3,9 +3,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from kitlib.audit.checks import Check, Finding, guessing, points, tells_classes_apart
+from kitlib.audit.checks import Check, Finding, points, tells_classes_apart
 from kitlib.audit.measure import Measurements
-from kitlib.evaluation import Accuracy
+from kitlib.evaluation import Accuracy, guessing
 from kitlib.settings import Settings
 
 Kind = Literal["trustworthy", "doubtful", "refuted", "not robust"]
