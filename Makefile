@@ -21,7 +21,6 @@ BIN       := $(HOME_OF_PACKAGES)/bin
 INSTALLED := $(HOME_OF_PACKAGES)/.kitlib-$(LOCK)
 PIP       := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 AWAY      := $(if $(ON),--snakemake-profile $(ON))
-export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help install reproduce sweep test test-kitlib test-notebooks lab publish notebooks docs bench lock clean
