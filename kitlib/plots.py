@@ -381,8 +381,9 @@ def over_seeds(groups: dict[str, dict[str, dict]]) -> Figure:
     for axes, (title, models) in zip(grid.flat, groups.items(), strict=False):
         for number, (model, spreads) in enumerate(models.items()):
             shift = 0.17 * (2 * number - len(models) + 1)
-            for label, under in zip([model, *[None] * len(spreads)], spreads, strict=False):
-                _spread(axes, spreads[under], unders.index(under) + shift, COLOURS.get(model, _PALETTE[number]), label)
+            for place, (under, spread) in enumerate(spreads.items()):
+                colour, label = COLOURS.get(model, _PALETTE[number]), model if place == 0 else None
+                _spread(axes, spread, unders.index(under) + shift, colour, label)
         axes.set(title=title, xlim=(-0.02, 1.02), xlabel="accuracy", yticks=range(len(unders)), yticklabels=unders)
     grid[0, 0].invert_yaxis()
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4,

@@ -9,7 +9,7 @@ from keras import layers
 WRAP = ("a model of code (a subclassed keras.Model), or one that was never built, must be wrapped first: "
         "inputs = keras.Input((height, width, channels)); model = keras.Model(inputs, model(inputs))")
 LOGITS_NEEDED = "logits are needed: remove the last activation (and train with from_logits=True)"
-_PROBABILITIES = ("softmax", "sigmoid")
+PROBABILITIES = ("softmax", "sigmoid")
 
 
 def image_shape(model) -> tuple:
@@ -41,11 +41,8 @@ def check_takes(model, shape: tuple) -> None:
 def refuse_probabilities(model) -> None:
     """Raises KitError where the step that makes the model's output is a softmax or a sigmoid, or has one for its
     activation. Of a model of code nothing can be told."""
-    last = model
-    while is_graph(last):
-        last, _ = last_step(last)
-    name = activation_of(last)
-    if name in _PROBABILITIES:
+    name = activation_of(last_of_all(model))
+    if name in PROBABILITIES:
         raise KitError(f"the model ends in {name}, so it returns probabilities; {LOGITS_NEEDED}")
 
 
@@ -72,6 +69,13 @@ def last_step(model):
     history = model.outputs[0]._keras_history
     fed = history.operation._inbound_nodes[history.node_index].input_tensors
     return (history.operation, fed[0]) if len(fed) == 1 else (None, None)
+
+
+def last_of_all(model):
+    """The same, nested models opened; None where code makes the output."""
+    while is_graph(model):
+        model, _ = last_step(model)
+    return model
 
 
 def is_operation(step, *names: str) -> bool:

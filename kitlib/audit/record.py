@@ -212,5 +212,3 @@ def check_table(record: AuditRecord) -> pd.DataFrame:
     """One row a check."""
     return pd.DataFrame([{"": each.number, "check": each.title, "outcome": each.outcome, "measured": each.measured}
                          for each in record.checks])
-
-

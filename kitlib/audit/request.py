@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from pathlib import Path
 
 from kitlib import models, runs
@@ -70,10 +69,10 @@ def _shape(model, asked: tuple | None) -> tuple:
     return asked or own
 
 
-def _refuse(arguments, names: Iterable[str], why: str) -> None:
+def _refuse(arguments, names: tuple[str, ...], why: str) -> None:
     """Raises KitError where an option was given that would change nothing."""
     for name in names:
-        if getattr(arguments, name, None) not in (None, _UNLESS_GIVEN.get(name)):
+        if getattr(arguments, name) not in (None, _UNLESS_GIVEN.get(name)):
             option = "import" if name == "code" else name.replace("_", "-")
             raise KitError(f"--{option} does not go with {why}")
 

@@ -8,7 +8,16 @@ from typing import Literal
 from kitlib import models
 from kitlib.models import first_line, in_float32
 from kitlib.settings import KitError
-from kitlib.wiring import activation_of, check_takes, is_graph, is_operation, last_step, outputs_of
+from kitlib.wiring import (
+    PROBABILITIES,
+    activation_of,
+    check_takes,
+    is_graph,
+    is_operation,
+    last_of_all,
+    last_step,
+    outputs_of,
+)
 
 import keras
 import numpy as np
@@ -248,9 +257,7 @@ def looks_like_probabilities(outputs: np.ndarray) -> bool:
 
 def _ends_in_a_linear_layer(model) -> bool:
     """Whether a layer with weights and without activation makes the output itself, nothing behind it."""
-    last = model
-    while is_graph(last):
-        last, _ = last_step(last)
+    last = last_of_all(model)
     linear = getattr(getattr(last, "activation", None), "__name__", "") == "linear"
     return linear and not isinstance(last, layers.Activation)
 
@@ -280,7 +287,7 @@ def _before_activation(last, fed):
         stripped, activation = without_probabilities(last)
         return (None, None) if stripped is None else (stripped(fed), activation)
     name = activation_of(last)
-    if name not in ("softmax", "sigmoid") or getattr(last, "axis", -1) not in (-1, 1):
+    if name not in PROBABILITIES or getattr(last, "axis", -1) not in (-1, 1):
         return None, None
     if isinstance(last, layers.Softmax) or is_operation(last, "Softmax", "Sigmoid"):
         return fed, name
