@@ -19,7 +19,7 @@ import pandas as pd
 FIGURES = REPOSITORY / "figures"
 WHICH = ("baseline", "defended")
 LARGEST = 6 * 2**20     # bytes of one file; a ResNet-50 in float16 has 47 million
-IN_ALL = 40 * 2**20     # bytes of all that are kept together
+IN_ALL = 40 * 2**20     # bytes of all that are kept together; alike ones count once
 ROUNDING = 0.01         # share of the test images whose answer may change with the rounding to float16
 _ARCHITECTURE = "architecture"
 
@@ -110,9 +110,11 @@ def _clean(run: Run, model: keras.Model, judged: ModelResults) -> Measured:
     return Measured(**Accuracy.of(predictions == labels).record())
 
 
-def size_of(figures: Path, experiment: str = "[!.]*") -> int:
-    """Bytes of the models kept in a folder of figures, of one experiment or of all."""
-    return sum(path.stat().st_size for path in figures.glob(f"{experiment}/models/*.npz"))
+def size_of(figures: Path, without: str | None = None) -> int:
+    """Bytes of the models kept in a folder of figures, but for one experiment's. Alike files count once, as git keeps
+    them once: experiments that differ in their attacks only have the same models."""
+    paths = [path for path in figures.glob("[!.]*/models/*.npz") if path.parts[-3] != without]
+    return sum({sha256(path): path.stat().st_size for path in paths}.values())
 
 
 # --- using

@@ -37,7 +37,7 @@ def publish(run: Run, figures: Path) -> Published:
     that were taken from the repository.
     """
     found, target = _finished(run), figures / run.experiment.name
-    room = pretrained.IN_ALL - pretrained.size_of(figures) + pretrained.size_of(figures, target.name)
+    room = pretrained.IN_ALL - pretrained.size_of(figures, without=target.name)
     with folder_written_whole(target) as folder:
         write_json(folder / "results.json", found.model_dump(mode="json"))
         left_out = _copy(run, folder, found.fingerprint)

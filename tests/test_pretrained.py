@@ -159,6 +159,15 @@ def test_a_model_that_is_too_large_is_left_out_and_said(run, tmp_path, monkeypat
     assert [path.stem for path in tmp_path.rglob("*.npz")] == ([] if limit == "LARGEST" else ["baseline"])
 
 
+def test_alike_models_of_several_experiments_count_once(tmp_path):
+    for name, content in {"one": b"alike", "other": b"alike", "third": b"different"}.items():
+        (tmp_path / name / "models").mkdir(parents=True)
+        (tmp_path / name / "models/baseline.npz").write_bytes(content)
+    assert pretrained.size_of(tmp_path) == len(b"alike" + b"different")
+    assert pretrained.size_of(tmp_path, without="one") == len(b"alike" + b"different")
+    assert pretrained.size_of(tmp_path, without="third") == len(b"alike")
+
+
 def test_a_model_other_than_the_judged_one_is_left_out(run, tmp_path):
     changed = runs.Run(run.experiment, run.profile, run.seed, shutil.copytree(run.folder, tmp_path / "run"))
     model = run.model("baseline")

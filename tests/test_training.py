@@ -10,7 +10,7 @@ from kitlib.settings import KitError
 from kitlib.training import TrainingSettings, loop, precision_of, train, training_for
 from kitlib.training.batches import Examples, augment, training_batches
 from kitlib.training.optimizers import FusedAdam, schedule_for
-from kitlib.training.precision import FusedBatchNormalization, cpu_flags, fast_bfloat16, twin
+from kitlib.training.precision import FusedBatchNormalization, cpu_flags, fast_bfloat16, has_faster_twin, twin
 from kitlib.training.settings import Augmentation
 from kitlib.training.steps import Free, Mixed, SharedFGSM, Trades, kl_divergence
 
@@ -349,6 +349,20 @@ def test_twin_computes_in_bfloat16_but_answers_in_float32():
     net, (images, _) = network(dropout=0.1, batch_norm=True), a_batch()
     copy = twin(net, "bfloat16")
     assert copy.layers[2].compute_dtype == "bfloat16" and copy.layers[2].variable_dtype == "float32"
+    logits = copy(images)
+    assert logits.dtype == tf.float32
+    assert 0 < np.abs(logits - net(images)).max() < 0.05
+
+
+@pytest.mark.parametrize("held", ["features", "all"])
+def test_twin_opens_the_models_that_a_network_holds(held):
+    whole, (images, _) = network(batch_norm=True, filters=8), a_batch()
+    features = keras.Model(whole.input, whole.layers[-2].output)
+    steps = {"features": [features, keras.layers.Dense(3)], "all": [whole]}[held]
+    net = keras.Sequential([keras.Input(SHAPE), *steps])
+    copy = twin(net, "bfloat16")
+    within = {type(layer): layer.compute_dtype for layer in copy.layers[0].layers}
+    assert has_faster_twin(net) and within[FusedBatchNormalization] == within[keras.layers.Conv2D] == "bfloat16"
     logits = copy(images)
     assert logits.dtype == tf.float32
     assert 0 < np.abs(logits - net(images)).max() < 0.05

@@ -1,7 +1,7 @@
 """Which arithmetic this machine is fast at, and a network's twin that trains fast in it."""
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from kitlib.models import copy_weights
@@ -88,27 +88,46 @@ def _can_be_fused(layer: keras.layers.Layer) -> bool:
 
 def has_faster_twin(network: keras.Model) -> bool:
     """Whether a twin trains faster than `network` itself in the same precision."""
-    return any(_can_be_fused(layer) for layer in network.layers)
+    return any(_can_be_fused(layer) for layer in _layers_of(network))
 
 
 def twin(network: keras.Model, precision: str) -> keras.Model:
-    """A copy of `network` (weights and all) that computes in `precision`, with the fused batch norm.
+    """A copy of `network` (weights and all) that computes in `precision`, with the fused batch norm, also in the
+    models that it holds. A layer of code is cloned whole.
 
     Logits stay float32, and so does the normalisation of the images, which would lose small
     perturbations in bfloat16. Weights are float32 and in the same order, so they can be copied between a
     network and its twin.
     """
     policy = "mixed_bfloat16" if precision == "bfloat16" else "float32"
-    last = {tensor._keras_history.operation.name for tensor in network.outputs}
-    exact = (keras.layers.Rescaling, keras.layers.Normalization)
+    last, exact = _last_of(network), (keras.layers.Rescaling, keras.layers.Normalization)
 
     def copied(layer):
         config = layer.get_config()
-        if isinstance(layer, keras.layers.Layer) and layer.name not in last and not isinstance(layer, exact):
+        if isinstance(layer, keras.layers.Layer) and id(layer) not in last and not isinstance(layer, exact):
             config["dtype"] = policy
         kind = FusedBatchNormalization if _can_be_fused(layer) else type(layer)
         return kind.from_config(config)
 
-    copy = keras.models.clone_model(network, clone_function=copied)
+    copy = keras.models.clone_model(network, clone_function=copied, recursive=True)
     copy_weights(network, copy)
     return copy
+
+
+def _is_wired(step) -> bool:
+    """Whether it is a model whose layers can be seen, and so can be cloned one by one."""
+    return isinstance(step, keras.Model) and bool(getattr(step, "outputs", None))
+
+
+def _layers_of(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    for layer in model.layers:
+        if _is_wired(layer):
+            yield from _layers_of(layer)
+        else:
+            yield layer
+
+
+def _last_of(model: keras.Model) -> set[int]:
+    """The ids of the layers that make the output, be it in a model that it holds."""
+    steps = {id(step): step for step in (tensor._keras_history.operation for tensor in model.outputs)}
+    return set().union(*(_last_of(step) if _is_wired(step) else {key} for key, step in steps.items()))
