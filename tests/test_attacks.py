@@ -423,7 +423,7 @@ def odd(front=lambda pixels: pixels, back=lambda logits: logits):
 @pytest.mark.parametrize("attack", [
     attacks.FGSM(eps=0.1), attacks.PGD(eps=0.1, steps=5), attacks.PGD(eps=1, steps=5, norm="l2"),
     attacks.MIM(eps=0.1, steps=5), attacks.APGD(eps=0.1, steps=5, loss="dlr"),
-    attacks.CarliniWagnerL2(search_steps=2, steps=10),
+    attacks.CarliniWagnerL2(search_steps=2, steps=10), attacks.DeepFool(steps=10),
 ], ids=lambda attack: f"{attack.name}-{getattr(attack, 'norm', '')}")
 def test_gradients_that_are_no_numbers_leave_images_that_are(parts, attack):
     model = odd(**parts)
@@ -433,6 +433,22 @@ def test_gradients_that_are_no_numbers_leave_images_that_are(parts, attack):
     result = attacks.run(attack, model, images, labels)
     assert np.isfinite(result.images).all() and 0 <= result.images.min() <= result.images.max() <= 1
     assert np.isfinite(result.linf).all()
+
+
+@pytest.mark.parametrize("attack", [
+    attacks.CarliniWagnerL2(search_steps=4, steps=50, learning_rate=0.1), attacks.DeepFool()], ids=lambda a: a.name)
+def test_gradients_that_are_no_numbers_do_not_stop_a_search_for_the_nearest(attack):
+    model = odd(front=lambda pixels: keras.ops.sqrt((pixels[:, 1:] - pixels[:, :-1]) ** 2))
+    images = np.random.default_rng(0).random((12, 8, 8, 1), dtype=np.float32)
+    images[:, :3] = 0
+    result = attacks.run(attack, model, images, models.predict_logits(model, images).argmax(1))
+    assert result.found.mean() > 0.9
+
+
+def test_square_leaves_images_alone_that_are_wrong_already(trained_model, images, labels):
+    wrong = (models.predict_logits(trained_model, images).argmax(1) + 1).astype(np.int32) % 10
+    result = attacks.run(attacks.Square(eps=0.1, steps=5), trained_model, images, wrong)
+    np.testing.assert_array_equal(result.images, images)
 
 
 def test_square_needs_no_gradient(trained_model, images, labels):
@@ -481,6 +497,14 @@ def test_deepfool_finds_the_nearest_boundary_of_a_linear_model(norm):
     assert result.found.all()
     sizes = result.linf if norm == "linf" else result.l2
     np.testing.assert_allclose(sizes, 1.02 * exact, rtol=0.02, atol=2e-3)
+
+
+def test_deepfool_does_not_depend_on_the_size_of_the_logits():
+    model, images, labels = near_grey()
+    pixels = keras.Input((4, 4, 1))
+    faint = keras.Model(pixels, keras.layers.Rescaling(1e-4)(model(pixels)))
+    sizes = [attacks.run(attacks.DeepFool(), each, images, labels).l2 for each in (model, faint)]
+    np.testing.assert_allclose(*sizes, rtol=1e-3)
 
 
 # --- Carlini & Wagner ---

@@ -42,6 +42,12 @@ class DropoutLeftOn(layers.Layer):
 
 
 @keras.saving.register_keras_serializable("tests")
+class Noise(layers.Layer):
+    def call(self, pixels):
+        return pixels + tf.random.normal(tf.shape(pixels), stddev=0.02)
+
+
+@keras.saving.register_keras_serializable("tests")
 class RandomResize(layers.Layer):
     """Shrinks the image to a random size and pads it at a random place (Xie et al. 2018)."""
 
@@ -201,6 +207,47 @@ def test_randomness_at_test_time(plain, digits_set, layer):
     found = measured(around(plain, before=layer()), digits_set, count=60, effort=effort)
     assert outcome("deterministic", found).outcome == "flag"
     assert found.random and found.eot.accuracy.value < 0.5                          # EOT still breaks it
+
+
+class Jitters(layers.Layer):
+    """Adds noise to the logits that turns one clear answer in twenty."""
+
+    def call(self, logits):
+        return logits + tf.random.normal(tf.shape(logits), stddev=10.0)
+
+
+def test_chance_is_not_taken_for_an_attack():
+    """The kind of noise that turns an answer now and then would turn most images once in a dozen attacks."""
+    levels = np.float32([0.2, 0.5, 0.8])
+    pixels = keras.Input((8, 8, 1))
+    nearest = layers.Dense(3)
+    model = keras.Model(pixels, Jitters()(nearest(layers.GlobalAveragePooling2D()(pixels))))
+    nearest.set_weights([400 * levels[None], -200 * levels**2])
+    labels = np.arange(90) % 3
+    images = np.tile(levels[labels][:, None, None, None], (1, 8, 8, 1))
+    subject = audit.Subject(audit.prepare(model, images, input_range=(0, 1)), images, labels, tuple("abc"), eps=1 / 255,
+                            train_images=images, train_labels=labels)
+    m = audit.Measurements(subject, FEW)
+    once = np.mean([models.predict_logits(m.model, images).argmax(1) == labels for _ in range(10)])
+    assert m.random and 0.7 < once < 0.97
+    assert m.clean.mean() == 1 and m.survivors.mean() > 0.97
+    assert outcome("catastrophic_overfitting", m).outcome == "cannot tell"
+    assert "the most frequent answer of 16 passes" in outcome("deterministic", m).measured
+
+
+def test_randomness_and_rounding_are_attacked_together(plain, digits_set):
+    noisy = keras.Sequential([keras.Input((8, 8, 1)), Noise(), Quantise()])
+    found = measured(around(plain, before=noisy), digits_set, count=60)
+    assert found.random and found.blocked and found.eot.accuracy.value < found.pgd.accuracy.value - 0.2
+
+
+def test_cw_gets_away_from_black_and_white():
+    """In tanh space such pixels are far from all others."""
+    images = (some_images(40) < 0.5).astype(np.float32)
+    model = network()
+    subject = audit.Subject(audit.prepare(model, images, input_range=(0, 1)), images,
+                            models.predict_logits(model, images).argmax(1), tuple("0123456789"), eps=EPS)
+    assert audit.Measurements(subject, TINY.model_copy(update={"cw_steps": 100})).carlini_wagner.found.all()
 
 
 def test_keras_dropout_left_on_is_seen_in_plain_calls(plain, digits_set):
@@ -410,6 +457,28 @@ def test_a_model_that_seeks_a_rare_class_is_not_measured_by_the_usual_one(common
     m = types.SimpleNamespace(clean=right, survivors=right, labels=labels, strongest=("PGD", strongest),
                               subject=types.SimpleNamespace(claim=None))
     assert audit.judge(m, []).kind == kind
+
+
+def of_survivors(right, labels, claim):
+    strongest = types.SimpleNamespace(accuracy=checks.Accuracy.of(right), right=right)
+    return types.SimpleNamespace(clean=np.ones_like(right), survivors=right, labels=labels,
+                                 strongest=("PGD", strongest), subject=types.SimpleNamespace(claim=claim))
+
+
+def test_a_claim_that_guessing_fulfils_is_doubtful():
+    labels = np.repeat([0, 1], [90, 10])
+    found = audit.judge(of_survivors(labels == 0, labels, claim=0.9), [])
+    assert found.kind == "doubtful" and "most frequent class gets 90.0 %" in found.sentence
+
+
+@pytest.mark.parametrize(("count", "kind", "said"), [
+    (5, "doubtful", "5 images are too few to tell"), (100, "trustworthy", "below the claim"),
+    (1000, "refuted", "refuted")])
+def test_few_images_prove_no_claim(count, kind, said):
+    right = np.arange(count) % 5 < 4
+    labels = np.arange(count) % 2
+    found = audit.judge(of_survivors(right, labels, claim=0.85), [])
+    assert found.kind == kind and said in found.sentence
 
 
 def test_a_flag_makes_a_verdict_doubtful(honest):

@@ -245,8 +245,11 @@ def input_gradient(call: Call, loss_fn: Callable, at, labels, targeted: bool) ->
     and whose inner tensors cannot be had; its plain Python function joins the kit's graph instead.
     """
     gradient = compute_gradient.python_function(call, loss_fn, at, labels, targeted)
-    if gradient is None:
-        return tf.zeros_like(at)
+    return tf.zeros_like(at) if gradient is None else usable(gradient)
+
+
+def usable(gradient: tf.Tensor) -> tf.Tensor:
+    """Zero where it is no number, and the largest number where it is infinite: one pixel would spoil the rest."""
     gradient = tf.where(tf.math.is_nan(gradient), tf.zeros_like(gradient), gradient)
     return tf.clip_by_value(gradient, gradient.dtype.min, gradient.dtype.max)
 

@@ -14,6 +14,7 @@ from kitlib.attacks.base import (
     StepsOrNone,
     choose_rows,
     margin,
+    usable,
 )
 
 import numpy as np
@@ -21,6 +22,7 @@ import pydantic
 import tensorflow as tf
 
 SQUEEZE = 0.999999      # keeps arctanh finite at pixels 0 and 1
+FARTHER = 1e-4          # DeepFool's step beyond the boundary, in pixels
 
 
 def to_tanh(pixels: tf.Tensor) -> tf.Tensor:
@@ -123,7 +125,7 @@ class CarliniWagnerL2(Attack):
             distance = squared_distance(candidate, state["images"])
             shortfall = tf.maximum(self.confidence - self._margin(state["labels"], logits), 0.0)
             loss = distance + state["c"] * shortfall
-        return candidate, logits, loss, distance, tape.gradient(loss, state["w"])
+        return candidate, logits, loss, distance, usable(tape.gradient(loss, state["w"]))
 
     def _keep_nearest(self, state: State, candidate, logits, distance) -> State:
         succeeds = self._succeeds(state["labels"], logits) & ~state["done"]
@@ -172,9 +174,10 @@ class CarliniWagnerL2(Attack):
 class DeepFool(Attack):
     """DeepFool (Moosavi-Dezfooli et al. 2016, arXiv:1511.04599, Algorithm 2 and section 3.4 for L-inf).
 
-    Step by step to the nearest boundary of the classifier linearised where one stands, and `overshoot`
-    beyond it; here also clipped to the pixel box. Only the `candidates` classes with the largest logits are
-    considered. An image for which nothing was found comes back unchanged with found = False.
+    Step by step to the nearest boundary of the classifier linearised where one stands, 1e-4 farther (as in the
+    authors' code), and in all `overshoot` beyond it; here also clipped to the pixel box. Only the `candidates`
+    classes with the largest logits are considered. An image for which nothing was found comes back unchanged with
+    found = False.
     """
 
     name: Literal["deepfool"] = "deepfool"
@@ -227,17 +230,18 @@ class DeepFool(Attack):
             rivals = tf.math.top_k(others, min(self.candidates, logits.shape[-1]) - 1).values
             label = tf.gather(logits, labels, batch_dims=1)
             gaps = [rival - label for rival in tf.unstack(rivals, axis=1)]
-        return logits, gaps, [tape.gradient(gap, at, unconnected_gradients="zero") for gap in gaps]
+        return logits, gaps, [usable(tape.gradient(gap, at, unconnected_gradients="zero")) for gap in gaps]
 
     def _to_nearest_boundary(self, gaps, slopes) -> tf.Tensor:
-        sizes = [_dual_norm(slope, self.norm) for slope in slopes]
-        distances = tf.stack([(tf.abs(g) + 1e-4) / (n + 1e-12) for g, n in zip(gaps, sizes, strict=True)], 1)
+        sizes = tf.stack([_dual_norm(slope, self.norm) for slope in slopes], 1)
+        distances = tf.where(sizes > 0, tf.abs(tf.stack(gaps, 1)) / sizes, np.inf)
         nearest = tf.argmin(distances, axis=1)
         slope = tf.gather(tf.stack(slopes, 1), nearest, batch_dims=1)
-        length = tf.reshape(tf.reduce_min(distances, axis=1), (-1, 1, 1, 1))
+        length = tf.reduce_min(distances, axis=1) + FARTHER
+        length = tf.reshape(tf.where(tf.math.is_finite(length), length, 0.0), (-1, 1, 1, 1))
         if self.norm == "linf":
             return length * tf.sign(slope)
-        return length * slope / (tf.reshape(_dual_norm(slope, "l2"), (-1, 1, 1, 1)) + 1e-12)
+        return length * tf.math.divide_no_nan(slope, tf.reshape(_dual_norm(slope, "l2"), (-1, 1, 1, 1)))
 
     def __str__(self) -> str:
         norm = {"linf": "L-inf", "l2": "L2"}[self.norm]

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal
 
-from kitlib.audit.measure import LARGE, LINE, Measurements
+from kitlib.audit.measure import EOT_PASSES, LARGE, LINE, Measurements
 from kitlib.evaluation import Accuracy, guessing
 from kitlib.settings import format_epsilon
 
@@ -296,6 +296,8 @@ def deterministic(m: Measurements) -> Finding:
     judged = spread["inference"] > AGREE or spread["alone"] > TOGETHER
     said = (f"largest difference {spread['inference']:.2g} in inference mode, {spread['plain']:.2g} when called as "
             f"model(images), {spread['alone']:.2g} between images asked one by one and together")
+    if m.random:
+        said += f"; everywhere in this audit the most frequent answer of {EOT_PASSES} passes is judged"
     return Finding(_flag_if(judged or spread["plain"] > AGREE), said, dict(spread), matters=judged)
 
 
@@ -335,9 +337,11 @@ def catastrophic_overfitting(m: Measurements) -> Finding:
     fall = _fall(m.subject.robust_history, m.subject.kept_epoch)
     said.append("no history of the training was given" if fall is None else
                 f"PGD accuracy in training fell by {100 * fall:.1f} points from its best epoch to the one kept")
-    bad = exceeds(dented, len(m.labels), DENT) or (fall or 0) > FALL
-    return Finding(_flag_if(bad), "; ".join(said),
-                   {"dented": dented, "fall": fall, "k": list(LINE), "loss": np.median(losses, axis=1).tolist()})
+    values = {"dented": dented, "fall": fall, "k": list(LINE), "loss": np.median(losses, axis=1).tolist()}
+    if m.random and (fall or 0) <= FALL:
+        return Finding("cannot tell", f"{'; '.join(said)}; but the model is random: its answers change by themselves",
+                       values)
+    return Finding(_flag_if(exceeds(dented, len(m.labels), DENT) or (fall or 0) > FALL), "; ".join(said), values)
 
 
 def _fall(history, kept) -> float | None:

@@ -9,6 +9,7 @@ from kitlib.evaluation import Accuracy, guessing
 from kitlib.settings import Settings
 
 Kind = Literal["trustworthy", "doubtful", "refuted", "not robust"]
+WIDEST = 0.25   # of the interval of the worst case: with fewer than some 60 images nothing can be told
 LEFT = 0.25     # a model that keeps less than this share of its clean accuracy is called not robust
 
 
@@ -17,8 +18,8 @@ class Verdict(Settings):
 
     refuted: the worst case lies below the claim by more than its interval. not robust: no claim was made, and under
     attack the model is no better than guessing (overall, and class by class), or keeps less than a quarter of its
-    clean accuracy; being broken needs no further proof. doubtful: a flag casts doubt on the numbers. trustworthy: none
-    does.
+    clean accuracy; being broken needs no further proof. doubtful: a flag casts doubt on the numbers, the images are too
+    few, or what is left is no better than guessing. trustworthy: nothing casts doubt.
     """
 
     kind: Kind
@@ -50,11 +51,18 @@ def judge(m: Measurements, findings: list[tuple[Check, Finding]]) -> Verdict:
         return verdict("refuted", f"The claim of {points(claim)} is refuted: {does_it}, and {worst} resist every "
                                   "attack.")
     guesses = worst.value <= guessed and not tells_classes_apart(m.survivors, m.labels)
+    beside = f" (always naming the most frequent class gets {points(guessed)})" if guesses else ""
     if claim is None and (guesses or worst.value <= LEFT * clean.value):
-        beside = f" (always naming the most frequent class gets {points(guessed)})" if guesses else ""
         return verdict("not robust", f"The model is not robust at this eps: {worst} resist every attack{beside}, of "
                                      f"{clean} right without attack. {does_it}.")
-    stands = f"{worst} resist every attack" + ("" if claim is None else f", against a claim of {points(claim)}")
+    stands = f"{worst} resist every attack{beside}" + (
+        "" if claim is None else f", against a claim of {points(claim)}")
+    if guesses:
+        return verdict("doubtful", f"{stands}: no more than guessing, so the claim says nothing of robustness. Judge "
+                                   "class by class, or images with all classes alike frequent.")
+    low, high = worst.interval
+    if high - low > WIDEST:
+        return verdict("doubtful", f"{stands}: {worst.count} images are too few to tell. Judge more.")
     if weighty:
         numbers = ", ".join(str(check.number) for check in weighty)
         return verdict("doubtful", f"{stands}, but {len(weighty)} of the checks cast doubt on it ({numbers}): "
@@ -62,5 +70,7 @@ def judge(m: Measurements, findings: list[tuple[Check, Finding]]) -> Verdict:
     unbroken = [found.measured for check, found in findings
                 if check.name == "breaks_undefended" and found.outcome == "cannot tell"]
     merit = f" Whether that is a merit is open: {unbroken[0]}." if unbroken else ""
+    below = (" That is below the claim, by less than so few images can tell from chance: judge more."
+             if claim is not None and worst.value < claim else "")
     return verdict("trustworthy", f"{stands}, and no check casts doubt on it. A stronger attack may still be found."
-                                  f"{merit}")
+                                  f"{below}{merit}")
