@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from kitlib import experiment, runs
+from kitlib import digests, experiment, runs
 from kitlib.data import data_folder
 from kitlib.data.state import state_of
 from kitlib.experiment import REPOSITORY
@@ -86,8 +86,18 @@ def config_of(jobs: list[Job]) -> dict:
         if job.overrides:
             config["overrides"][str(folder.parent)] = json.dumps(job.overrides, ensure_ascii=False)
         if str(folder.parent) not in config["data"]:    # the same for every seed
-            config["data"][str(folder.parent)] = state_of(job.run.experiment.data)
+            config["data"][str(folder.parent)] = state_of(job.run.experiment.data) + _state_of_weights(job)
     return config
+
+
+def _state_of_weights(job: Job) -> str:
+    """Changes with the files of weights that the networks of a run begin with; empty where there are none."""
+    experiment = job.run.experiment
+    networks = [experiment.model, *(each.model for each in experiment.contenders.values() if each.training)]
+    named = (network.options.get("weights") for network in networks)
+    files = {Path(weights) for weights in named if isinstance(weights, str)}
+    states = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(files) if file.is_file()]
+    return digests.of_json(states)[:16] if states else ""
 
 
 def run(config: dict, how: How) -> int:

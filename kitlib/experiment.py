@@ -25,6 +25,7 @@ AttackOfAnyKind = Annotated[
 ]
 
 
+PAPER_DATA = {"A": "cifar10", "B": "iq_othnccd"}
 RESERVED = ("clean", "combined", "worst case")      # what figures of a paper may name beside attacks
 
 
@@ -229,6 +230,12 @@ class Experiment(Settings):
         whole = {part: settings.model_dump(mode="json") for part, settings in whole.items()}
         return {name: _laid_over(whole, contender) for name, contender in _without_null(contenders).items()}
 
+    @property
+    def stands_in(self) -> bool:
+        """Whether it has other data than the paper's, so that its figures are none of the paper's. A copy of an
+        experiment with pictures of one's own does, too."""
+        return self.stands_in_for is not None or self.data.name != PAPER_DATA.get(self.paper, self.data.name)
+
     def trained(self, name: str) -> Trained:
         """What "baseline", "defended" or a trained contender is made of. Raises KitError for other names."""
         if name in ("baseline", "defended"):
@@ -300,7 +307,7 @@ def of_paper(letter: str) -> list[str]:
     """The experiments that answer figures of paper "A" or "B" on its own data."""
     loaded = {name: load(name, "full") for name in names()}
     return [name for name, content in loaded.items()
-            if content.paper == letter and content.paper_figures and content.stands_in_for is None]
+            if content.paper == letter and content.paper_figures and not content.stands_in]
 
 
 def load(name: str, profile: str = "demo", overrides: dict | str | None = None) -> Experiment:

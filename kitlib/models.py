@@ -3,8 +3,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import re
 import weakref
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -229,9 +231,21 @@ def normalisation_of(settings: ModelSettings) -> Normalisation:
 
 
 def save(model: keras.Model, path: Path) -> None:
-    """Save architecture and weights as one whole `.keras` file (no optimizer)."""
+    """Save architecture and weights as one whole `.keras` file (no optimizer). The same model gives the same bytes, as
+    judgements and audits know a model by its file's SHA-256."""
     with written_whole(path) as aside:
         model.save(aside, include_optimizer=False)
+        _take_dates_off(aside)
+
+
+def _take_dates_off(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    about = json.loads(members["metadata.json"])
+    members["metadata.json"] = json.dumps({key: about[key] for key in about if key != "date_saved"}).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(zipfile.ZipInfo(name), content)
 
 
 def load(path: Path) -> keras.Model:

@@ -242,5 +242,6 @@ def is_placed(run: Run, name: str) -> bool:
 def _record(name: str, kept: Kept) -> dict:
     """The training's own record, and where the model is from."""
     trained = {key: value for key, value in kept.record.items() if key not in ("fingerprint", "environment")}
+    trained.setdefault("data", None)    # of a version that did not note it
     source = {"name": name, "sha256": kept.sha256, "weights": "float16", "environment": kept.record["environment"]}
     return trained | {"precision": f"{trained['precision']}, weights kept as float16", "pretrained": source}

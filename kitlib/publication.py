@@ -2,11 +2,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 from kitlib import audit, experiment, plots, pretrained, results
+from kitlib.experiment import lessons
 from kitlib.files import folder_written_whole, read_json, write_json
 from kitlib.results import Results
 from kitlib.runs import Run
@@ -56,13 +58,15 @@ def _finished(run: Run) -> Results:
 
 def _copy(run: Run, folder: Path, fingerprint: str) -> dict[str, str]:
     """Copy what is small and up to date; returns what was left out, and why."""
-    left_out = {}
+    left_out, stale = {}, _lessons_of_other_settings(run, fingerprint)
     for path in _files(run):
         name = str(path.relative_to(run.folder))
         if path.stat().st_size > LARGEST:
             left_out[name] = f"larger than {LARGEST / 1e6:.1f} MB"
         elif path.parent.name == "records" and not _is_of(read_json(path), fingerprint):
             left_out[name] = "of other settings than results.json"
+        elif path.parent.name in ("figures", "tables") and _names(stale, f"{path.parent.name}/{path.stem}"):
+            left_out[name] = "of a notebook whose record is of other settings than results.json"
         elif path.parent.parent.name == "audit" and not audit.is_of_its_model(path.parent):
             left_out[name] = "the audit of a model that has been trained again since"
         else:
@@ -74,6 +78,17 @@ def _copy(run: Run, folder: Path, fingerprint: str) -> dict[str, str]:
 
 def _is_of(record, fingerprint: str) -> bool:
     return isinstance(record, dict) and record.get("fingerprint") == fingerprint
+
+
+def _lessons_of_other_settings(run: Run, fingerprint: str) -> str:
+    """The text of the notebooks whose record in the run is left out."""
+    records = {lesson: run.path(f"records/{lesson.stem}.json") for lesson in lessons()}
+    return "".join(lesson.read_text(encoding="utf-8") for lesson, record in records.items()
+                   if record.exists() and not _is_of(read_json(record), fingerprint))
+
+
+def _names(text: str, name: str) -> bool:
+    return re.search(rf"{re.escape(name)}\b", text) is not None
 
 
 def _files(run: Run) -> Iterable[Path]:

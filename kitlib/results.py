@@ -176,7 +176,6 @@ def collect(run: Run, dataset: Dataset, models: dict[str, ModelResults]) -> Resu
     """Everything that is known of a run once both of its models have been evaluated."""
     experiment = run.experiment
     records = {name: run.read_record(name) for name in ("data", "baseline", "defended")}
-    stands_in = experiment.stands_in_for is not None
     return Results(
         experiment=experiment.model_dump(mode="json"), profile=run.profile, seed=run.seed,
         fingerprint=run.fingerprint, synthetic=dataset.synthetic, source=dataset.source,
@@ -184,7 +183,7 @@ def collect(run: Run, dataset: Dataset, models: dict[str, ModelResults]) -> Resu
         precision={name: records[name]["precision"] for name in models},
         seconds={f"training {name}": records[name]["seconds"] for name in models},
         models=models,
-        paper=tuple(judge_figure(figure, models, stands_in) for figure in experiment.paper_figures),
+        paper=tuple(judge_figure(figure, models, experiment.stands_in) for figure in experiment.paper_figures),
     )
 
 
@@ -220,8 +219,10 @@ def of_run(run: Run, path: Path | None = None) -> Results:
     path: of its record, where that does not lie in the run's folder.
     Raises KitError where they are missing, damaged, or made with other settings or figures of the paper.
     """
-    path = path or run.need("results.json")
+    own, path = path is None, path or run.need("results.json")
     found = read(path)
+    if own:
+        run.refuse_other_data(path, found.data.get("identity"), "run its notebooks again")
     if not _answers(found, run, path):
         raise KitError(f"{path} belongs to other settings than experiment '{run.experiment.name}' has now: run its "
                        "notebooks again")

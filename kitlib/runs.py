@@ -80,12 +80,20 @@ class Run:
         return fingerprint_of(self.experiment)
 
     def write_record(self, name: str, content: dict) -> None:
-        """records/<name>.json, stamped with the experiment's fingerprint and the environment."""
+        """records/<name>.json, stamped with the experiment's fingerprint, the environment, and what identifies the
+        data."""
         stamp = {"fingerprint": self.fingerprint, "environment": environment()}
+        if name != "data":
+            stamp["data"] = self._data()
         write_json(self.path(f"records/{name}.json"), {**stamp, **content})
 
+    def _data(self) -> str | None:
+        """What identifies the run's data; None where that is not known."""
+        path = self.path("records/data.json")
+        return self.read_record("data")["report"].get("identity") if path.exists() else None
+
     def read_record(self, name: str) -> dict:
-        """Raises KitError where it is missing, damaged, or of an experiment that has changed since."""
+        """Raises KitError where it is missing, damaged, or of an experiment or data that have changed since."""
         path = self.need(f"records/{name}.json")
         record = read_json(path)
         if not isinstance(record, dict) or record.get("fingerprint") != self.fingerprint:
@@ -93,7 +101,17 @@ class Run:
                 f"{path} belongs to other settings of experiment '{self.experiment.name}': "
                 f"run notebook {maker_of(f'records/{name}.json')}.ipynb again"
             )
+        if name != "data":
+            again = ("the repository's model does not suit them, train one with notebooks 02 and 04"
+                     if "pretrained" in record else f"run notebook {maker_of(f'records/{name}.json')}.ipynb again")
+            self.refuse_other_data(path, record.get("data"), again)
         return record
+
+    def refuse_other_data(self, path: Path, identity: str | None, what_to_do: str) -> None:
+        """Raises KitError where what `path` holds was made with data (of this identity) that the run no longer has."""
+        if None not in (identity, self._data()) and identity != self._data():
+            raise KitError(f"{path} was made with other data, or another split of them, than "
+                           f"{self.path('prepared.npz')} holds now: {what_to_do}")
 
     def dataset(self) -> Dataset:
         self.read_record("data")

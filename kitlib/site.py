@@ -27,7 +27,7 @@ def build(target: Path) -> Path:
     It needs no network to be made; formulas in notebooks are set by MathJax, which the reader's browser fetches.
     """
     target = target.absolute()
-    if target.exists() and not (target / "style.css").is_file() and (not target.is_dir() or any(target.iterdir())):
+    if target.exists() and not _is_site(target) and (not target.is_dir() or any(target.iterdir())):
         raise KitError(f"{target} holds other things already: choose a new folder")
     for notebook in lessons() + solutions():
         page = notebook.relative_to(REPOSITORY).with_suffix(".html")
@@ -41,6 +41,12 @@ def build(target: Path) -> Path:
         _write_document(REPOSITORY / name, (target / name).with_suffix(".html"), root="../" * name.count("/"))
     _write_document(REPOSITORY / "README.md", target / "index.html")
     return target / "index.html"
+
+
+def _is_site(folder: Path) -> bool:
+    """Whether it is one that this made, and not somebody's own with a style.css."""
+    style = folder / "style.css"
+    return style.is_file() and style.read_bytes().startswith((TEMPLATES / "style.css").read_bytes().splitlines()[0])
 
 
 def _write_notebook(path: Path, names: list[str], target: Path, root: str) -> None:

@@ -801,6 +801,18 @@ def test_a_folder_is_numbered_in_alphabetical_order_unless_told(saved):
     turned, _, _ = request.from_file(
         arguments(saved / "two.keras", "--data", folder, "--eps", 0.1, "--class-order", "dog,cat"), TINY)
     assert turned.class_names == ("dog", "cat") and (turned.labels == 1 - subject.labels).all()
+    spaced, _, _ = request.from_file(
+        arguments(saved / "two.keras", "--data", folder, "--eps", 0.1, "--class-order", "dog, cat"), TINY)
+    assert spaced.class_names == turned.class_names
+
+
+def test_audits_that_ask_for_something_else_do_not_replace_each_other(saved):
+    folder = image_folder(saved / "images", ["dog", "cat"])
+    softmax_net(classes=2).save(saved / "two.keras")
+    asked = [("--eps", 0.1), ("--eps", 0.2), ("--eps", 0.1, "--quick"), ("--eps", 0.1, "--claim", 0.5)]
+    places = [request.from_file(arguments(saved / "two.keras", "--data", folder, *each), TINY)[2]
+              for each in (*asked, asked[0])]
+    assert len(set(places)) == 4 and places[0] == places[4]
 
 
 def test_a_folder_with_parts_brings_its_training_images(saved):

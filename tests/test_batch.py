@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-from kitlib import batch, headless
+from kitlib import batch, headless, runs
 from kitlib.data import DataSettings
 from kitlib.data.state import state_of
 from kitlib.experiment import REPOSITORY
@@ -114,6 +114,18 @@ def test_the_state_of_the_data_changes_with_their_files_and_with_nothing_else(tm
         seen.append(state_of(settings))
     assert len(set(seen)) == 5
     assert state_of(DataSettings.read({"name": "digits"}, "here")) == ""
+
+
+def test_a_batch_is_told_the_state_of_a_file_of_weights(tmp_path):
+    weights, states = tmp_path / "resnet.weights.h5", []
+    changes = {"model": {"name": "resnet50", "options": {"weights": str(weights)}}}
+    for content in (None, "some", "other weights"):
+        if content:
+            weights.write_text(content)
+        job = batch.Job("digits_fgsm", runs.open_run("digits_fgsm", "smoke", 0, changes), changes)
+        config = batch.config_of([job])
+        states += config["data"].values()
+    assert states[0] == "" and len(set(states)) == 3
 
 
 def test_a_batch_is_told_the_state_of_its_data(tmp_path, monkeypatch):

@@ -250,6 +250,24 @@ def test_or_the_whole_picture_is_resized_whatever_its_proportions(tmp_path):
     assert np.abs(found[0] - expected[0]).max() <= 0.5
 
 
+def test_and_as_keras_does_neither_turned_nor_laid_over_black(tmp_path):
+    (tmp_path / "a").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    draw = np.random.default_rng(0)
+    Image.fromarray(noise(draw, 40, 60)).save(tmp_path / "a/1.png", exif=exif)
+    Image.fromarray(draw.integers(0, 256, (40, 60, 4), np.uint8), "RGBA").save(tmp_path / "a/2.png")
+    Image.fromarray(draw.integers(0, 256, (40, 60, 2), np.uint8), "LA").save(tmp_path / "a/3.png")
+    keras_own = keras.utils.image_dataset_from_directory(tmp_path, image_size=(28, 20), shuffle=False, verbose=False)
+    expected = next(iter(keras_own))[0].numpy()
+    paths = sorted((tmp_path / "a").iterdir())
+    as_keras, upright = (pictures.read_pictures(paths, pictures.Form(28, 20, 3, None, upright=upright), cache=None)
+                         for upright in (False, True))
+    assert np.abs(as_keras["images"] - expected).max() <= 0.5
+    assert all(np.abs(one - other).max() > 100 for one, other in zip(upright["images"], expected, strict=True))
+    assert as_keras["shapes"][0] == "60 x 40" and upright["shapes"][0] == "40 x 60"
+
+
 def test_image_folder_reads_classes_and_keeps_a_decoded_copy(tmp_path):
     picture_folder(tmp_path / "pets")
     settings = {"name": "image_folder", "path": "pets", "size": 20}

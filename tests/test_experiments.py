@@ -231,6 +231,13 @@ def test_an_experiment_may_say_only_what_differs_from_another(tmp_path):
     assert experiment.load(str(file), "smoke").data == experiment.load("digits_fgsm", "smoke").data
 
 
+def test_a_copy_with_other_data_has_no_figures_of_the_paper_to_reproduce(tmp_path):
+    copy = yaml.safe_load((experiment.EXPERIMENTS / "cifar10_exp2.yaml").read_text())
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(copy | {"data": {"name": "image_folder", "path": "mine"}}))
+    assert experiment.load(str(tmp_path / "mine.yaml"), "full").stands_in
+    assert not experiment.load("cifar10_exp2", "full").stands_in and experiment.load("digits_fgsm", "full").stands_in
+
+
 def test_a_base_of_one_s_own_is_found_beside_the_file_that_names_it(tmp_path, monkeypatch):
     monkeypatch.chdir("/")
     content = yaml.safe_load((experiment.EXPERIMENTS / "digits_fgsm.yaml").read_text())

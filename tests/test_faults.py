@@ -4,6 +4,7 @@ The quick part runs in `make test`. The long part kills the real notebooks:
 
     python -m pytest -m slow tests/test_faults.py
 """
+import dataclasses
 import itertools
 import json
 import multiprocessing
@@ -141,6 +142,24 @@ def test_a_file_cut_short_is_refused_wherever_the_cut_is(run, name, read):
             read(run)
     path.write_bytes(whole)
     read(run)
+
+
+def test_a_model_of_other_data_is_refused(run):
+    """Its test images could be among those it was trained on."""
+    def prepare(data):
+        data.save(run.path("prepared.npz"))
+        run.write_record("data", {"report": data.report()})
+
+    data = toy_data()
+    prepare(data)
+    run.write_record("baseline", {})
+    assert run.model("baseline")
+    split = data.split | {"train": data.split["validation"], "validation": data.split["train"]}
+    prepare(dataclasses.replace(data, split=split))
+    with pytest.raises(KitError, match="baseline.json was made with other data, .* 02_baseline_training.ipynb again"):
+        run.model("baseline")
+    prepare(data)
+    assert run.model("baseline")
 
 
 @pytest.mark.parametrize("name, read", [

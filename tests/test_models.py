@@ -1,4 +1,5 @@
 import contextlib
+import zipfile
 
 from kitlib import defences, detection, models
 from kitlib.models import IMAGENET, ModelSettings, Normalisation
@@ -197,6 +198,17 @@ def test_impossible_models_are_refused(settings, shape, classes, message):
 def test_a_std_that_is_not_positive_is_refused(std):
     with pytest.raises(KitError, match="std must be positive"):
         Normalisation.read({"std": std}, "here")
+
+
+def test_the_same_model_is_saved_as_the_same_bytes(tmp_path):
+    """Judgements and audits know a model by its file."""
+    model = small("small_resnet")
+    for name in "ab":
+        models.save(model, tmp_path / f"{name}.keras")
+    assert (tmp_path / "a.keras").read_bytes() == (tmp_path / "b.keras").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.keras") as archive:
+        assert {member.date_time[0] for member in archive.infolist()} == {1980}
+        assert b"date" not in archive.read("metadata.json")
 
 
 def test_files_that_are_no_models_are_refused(tmp_path):

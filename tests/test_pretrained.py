@@ -131,6 +131,16 @@ def test_models_from_before_a_setting_existed_are_placed_those_of_an_unknown_one
         pretrained.place("digits_fgsm", fewer, figures)
 
 
+def test_models_are_not_used_with_another_copy_of_their_data(run, published):
+    placed = pretrained.place("digits_fgsm", SMALL | {"evaluation": {"images": 8}}, published)
+    report = run.dataset().report()
+    placed.write_record("data", {"report": report})
+    assert placed.model("baseline")
+    placed.write_record("data", {"report": report | {"identity": "of pictures that were added"}})
+    with pytest.raises(KitError, match="the repository's model does not suit them"):
+        placed.model("baseline")
+
+
 def test_models_are_not_placed_where_they_do_not_belong(run, published):
     with pytest.raises(KitError, match="baseline.keras was trained in this run"):
         pretrained.place("digits_fgsm", SMALL, published)

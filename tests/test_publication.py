@@ -92,6 +92,14 @@ def test_what_is_large_or_of_other_settings_is_left_out_and_said(own_run, tmp_pa
     assert not {"huge.png", "records/06_is_it_robust.json"} & set(content(found.folder))
 
 
+def test_tables_of_a_record_that_is_left_out_are_left_out_with_it(own_run, tmp_path):
+    write_json(own_run.path("records/10_architectures_and_transfer.json"), {"fingerprint": "of something else"})
+    found = publication.publish(own_run, tmp_path / "figures")
+    assert set(found.left_out) == {"records/10_architectures_and_transfer.json", "tables/transfer.md",
+                                   "tables/transfer.csv"}
+    assert "tables/accuracy.md" in content(found.folder)
+
+
 def test_results_of_other_settings_are_refused(own_run, tmp_path):
     path = own_run.path("results.json")
     record = json.loads(path.read_text())

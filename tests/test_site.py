@@ -19,6 +19,7 @@ def pages(tmp_path_factory):
 
 def test_a_folder_that_holds_other_things_is_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("all my work")
+    (tmp_path / "style.css").write_text("body { color: red; }")
     for place in (tmp_path, tmp_path / "mine.txt", REPOSITORY):
         with pytest.raises(KitError, match="holds other things"):
             site.build(place)

@@ -217,6 +217,17 @@ def test_static_makes_its_images_once_on_the_baseline(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.rglob("*.np[yz]")] == ["checkpoint.npz"]
 
 
+def test_static_takes_its_room_on_the_disk_first(tmp_path, monkeypatch):
+    """A mapped file on a full disk would kill the process."""
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full, raising=False)
+    with pytest.raises(KitError, match="static0.npy could not be written .No space left"):
+        train(network(), toy_data(), settings(method="static", attacks=[FGSM]), tmp_path, baseline=network(seed=5))
+    assert not list(tmp_path.rglob("*.npy"))
+
+
 def test_static_needs_a_baseline(tmp_path):
     with pytest.raises(KitError, match="baseline"):
         train(network(), toy_data(), settings(method="static", attacks=[FGSM]), tmp_path)

@@ -20,7 +20,8 @@ MOST_TRAINING = 50_000      # training pictures that copies are looked for in
 ORIENTATION = 0x0112        # what a camera says of how it was held
 FIT = {"crop": "resized so that it is filled, and the centre cut out (--fit stretch for the whole picture, as "
                "Keras's image_dataset_from_directory does)",
-       "stretch": "the whole picture resized to it, whatever its proportions"}
+       "stretch": "the whole picture resized to it, whatever its proportions, not turned as a camera says, and without "
+                  "transparency"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +115,7 @@ def _read(paths, labels, total: int, form: Form) -> Pictures:
 def _form(shape: tuple, paths: list[Path], fit: Fit) -> Form:
     height, width, channels = shape
     if height is None or width is None:
-        sizes = _sizes(paths)
+        sizes = _sizes(paths, upright=fit == "crop")
         if len(sizes) > 1:
             raise KitError("the model takes images of any size, and the pictures are of several: say which "
                            "(--input-shape H,W,C)")
@@ -124,22 +125,22 @@ def _form(shape: tuple, paths: list[Path], fit: Fit) -> Form:
                        "and give an .npz")
     if fit == "crop" and height == width:
         return Form(height, width, channels or 3, shorter_side=height)
-    if fit == "crop" and not all(high * width == wide * height for high, wide in _sizes(paths)):
+    if fit == "crop" and not all(high * width == wide * height for high, wide in _sizes(paths, upright=True)):
         raise KitError(f"the model takes images of {height} x {width}, which are not square: say --fit stretch, or "
                        "prepare them yourself and give an .npz")
-    return Form(height, width, channels or 3, shorter_side=None)
+    return Form(height, width, channels or 3, shorter_side=None, upright=fit == "crop")
 
 
-def _sizes(paths: list[Path]) -> set[tuple[int, int]]:
+def _sizes(paths: list[Path], upright: bool) -> set[tuple[int, int]]:
     """Heights and widths of the pictures; of one that does not tell, reading it will say why."""
-    return {_size(path) for path in paths} - {None}
+    return {_size(path, upright) for path in paths} - {None}
 
 
-def _size(path: Path) -> tuple[int, int] | None:
-    """Height and width of a picture as it is to be seen; None where the file does not tell."""
+def _size(path: Path, upright: bool) -> tuple[int, int] | None:
+    """Height and width of a picture as it is stored, or `upright` as it is to be seen; None where it does not tell."""
     try:
         with Image.open(path) as picture:
-            turned = picture.getexif().get(ORIENTATION, 1) >= 5
+            turned = upright and picture.getexif().get(ORIENTATION, 1) >= 5
             return picture.size if turned else picture.size[::-1]
     except (OSError, ValueError, Image.DecompressionBombError):
         return None
@@ -158,5 +159,5 @@ def _what_was_done(shapes: Counter, form: Form) -> str:
         return f"{size}, their own size"
     proportions = {int(width) * form.height == int(height) * form.width
                    for width, height in (shape.split(" x ") for shape in shapes)}
-    how = FIT["stretch" if form.shorter_side is None else "crop"]
+    how = FIT["crop" if form.upright else "stretch"]
     return f"each resized to {size}" if proportions == {True} else f"brought to {size}: {how}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from kitlib import models, runs
+from kitlib import digests, models, runs
 from kitlib.audit import folder, material
 from kitlib.audit.loading import load, load_weights
 from kitlib.audit.measure import Effort, Subject
@@ -17,6 +17,8 @@ from kitlib.wiring import image_shape, outputs_of
 
 _OF_A_FILE = ("data", "input_range", "mean", "std", "output", "class_order", "train_data", "allow_code", "code",
               "model_name", "options", "input_shape", "fit")
+# What tells one audit of a model from another: where nothing else is asked for, each has a folder of its own.
+_ASKED = (*_OF_A_FILE, "eps", "claim", "quick", "images", "seed")
 _UNLESS_GIVEN = {"allow_code": False, "options": {}, "fit": "crop"}
 
 
@@ -54,11 +56,12 @@ def from_file(arguments, effort: Effort) -> tuple[Subject, dict, Path]:
     digest = sha256(path)
     about = {"model": printable(path.name), "data": chosen.source, "class_order": chosen.class_order,
              "synthetic": chosen.synthetic, "model_sha256": digest}
-    return subject, about, runs.runs_folder() / "audits" / f"{printable(path.stem)}-{digest[:8]}"
+    asked = digests.of_json({name: str(value) for name, value in vars(arguments).items() if name in _ASKED})
+    return subject, about, runs.runs_folder() / "audits" / f"{printable(path.stem)}-{digest[:8]}-{asked[:8]}"
 
 
 def _order(arguments) -> tuple[str, ...]:
-    return tuple(arguments.class_order.split(",")) if arguments.class_order else ()
+    return tuple(name.strip() for name in arguments.class_order.split(",")) if arguments.class_order else ()
 
 
 def _shape(model, asked: tuple | None) -> tuple:

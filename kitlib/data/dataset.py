@@ -62,6 +62,14 @@ class Dataset:
         """sha256 over images, labels and split: other data give another one."""
         return digests.of_arrays([self.images, self.labels, *(self.split[part] for part in sorted(self.split))])
 
+    @functools.cached_property
+    def identity(self) -> str:
+        """sha256 over labels, split and the files' bytes: another for other data, the same on every machine, however
+        that decodes or draws pictures."""
+        pictures = self.images if self.digests is None and not self.synthetic else self.digests
+        parts = [self.split[part] for part in sorted(self.split)]
+        return digests.of_arrays([self.labels, *parts, *([] if pictures is None else [pictures])])
+
     def _indices(self, part: str) -> np.ndarray:
         return choose(part, self.split, "part of the data")
 
@@ -84,7 +92,7 @@ class Dataset:
         """
         prints = np.array([hashlib.sha256(image.tobytes()).hexdigest() for image in self.images])
         return {
-            "name": self.name, "source": self.source, "synthetic": self.synthetic,
+            "name": self.name, "source": self.source, "synthetic": self.synthetic, "identity": self.identity,
             "shape": list(self.images.shape), "classes": list(self.class_names),
             "counts": {part: self._counts(self.split[part]) for part in self.split},
             "total": self._counts(np.arange(len(self.labels))),

@@ -26,7 +26,7 @@ MAX_PIXELS = 2**26
 MIN_SIDE = 4
 MAX_RATIO = 16
 THUMBNAIL = 64
-CACHE_FORMAT = 2
+CACHE_FORMAT = 3
 
 
 class Unreadable(Exception):
@@ -83,20 +83,23 @@ class Form:
     shorter_side: to which the shorter side is resized before the centre is cut out, as torchvision's
     Resize(shorter_side), CenterCrop((height, width)) do, bilinear with antialiasing. None resizes the whole picture to
     height x width, whatever its proportions, as Keras's image_dataset_from_directory does, bilinear without.
+    upright: turn a picture as its camera says, and lay transparent ones over black. Where False, colours stand as if
+    nothing were transparent and nothing is turned, which is what Keras does.
     """
 
     height: int
     width: int
     channels: int
     shorter_side: int | None
+    upright: bool = True
 
 
 def read_pictures(paths: list[Path], form: Form, cache: Path | None) -> dict[str, np.ndarray]:
     """Decode files to `images` (uint8, N x height x width x channels), `thumbnails` (uint8, N x 64 x 64, grey,
     the whole picture), `digests` (sha256 of each file, hexadecimal) and `shapes` (text, width x height of each file).
 
-    Sixteen-bit grey is scaled to eight; transparent parts become black; a picture is turned as its camera says. A
-    decoded copy is kept in the folder `cache` where that can be written, named by the state of the files and `form`.
+    Sixteen-bit grey is scaled to eight. A decoded copy is kept in the folder `cache` where that can be written, named
+    by the state of the files and `form`.
     Raises KitError that names the files which cannot be read, and why.
     """
     refuse_beyond_memory(len(paths), form.height, form.width, form.channels)
@@ -166,7 +169,7 @@ def _refuse_unreadable(paths, decoded):
 def _decode(path, form: Form):
     data = _bytes_of(path)
     opened = _open(data)
-    picture = _eight_bits(ImageOps.exif_transpose(opened), opened.format)
+    picture = _eight_bits(ImageOps.exif_transpose(opened) if form.upright else opened, opened.format, form.upright)
     grey = picture.convert("L")
     image = np.asarray(_brought_to(form, grey if form.channels == 1 else picture.convert("RGB")))
     thumbnail = np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
@@ -211,18 +214,18 @@ def _refuse_odd_shapes(picture):
         raise Unreadable(f"it holds {frames} frames: save each as a file of its own")
 
 
-def _eight_bits(picture: Image.Image, format: str) -> Image.Image:
-    """Grey or RGB with 8 bits; transparency laid over black. Pillow has room for 32 bits (mode I) where a PNG or PGM
-    file has 16, and scales a PGM's to the whole of these."""
+def _eight_bits(picture: Image.Image, format: str, over_black: bool) -> Image.Image:
+    """Grey or RGB with 8 bits; transparency laid over black, or left out. Pillow has room for 32 bits (mode I) where a
+    PNG or PGM file has 16, and scales a PGM's to the whole of these."""
     if picture.mode.startswith("I;16") or (picture.mode == "I" and format in ("PNG", "PPM")):
         return Image.fromarray(((np.asarray(picture).astype(np.uint32) + 128) // 257).astype(np.uint8))
     if picture.mode in ("I", "F"):
         raise Unreadable(f"its pixels are 32-bit numbers (mode {picture.mode}) of unknown range: save it with 8 bits")
-    if "A" in picture.getbands() or "transparency" in picture.info:
+    if over_black and ("A" in picture.getbands() or "transparency" in picture.info):
         picture = picture.convert("RGBA")
         black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
         return Image.alpha_composite(black, picture).convert("RGB")
-    return picture if picture.mode in ("L", "RGB") else picture.convert("L" if picture.mode == "1" else "RGB")
+    return picture if picture.mode in ("L", "RGB") else picture.convert("L" if picture.mode in ("1", "LA") else "RGB")
 
 
 def _brought_to(form: Form, picture: Image.Image) -> Image.Image:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -208,6 +209,7 @@ class _Job:
         shape = (len(indices), *self.dataset.images.shape[1:])
         with written_whole(path) as aside:
             array = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float32, shape=shape)
+            _take_room(aside)
             for start in range(0, len(indices), _STATIC_CHUNK):
                 places = indices[start : start + _STATIC_CHUNK]
                 result = attacks.run(
@@ -306,6 +308,14 @@ def _groups(training: Training) -> dict[str, list]:
         "optimizer": training.optimizer.variables,
         "method": [training.perturbation] if hasattr(training, "perturbation") else [],
     }
+
+
+def _take_room(path: Path) -> None:
+    """Have the disk give a new file all of its bytes now: where it is full a mapped file kills the process later, and
+    this raises an OSError."""
+    if hasattr(os, "posix_fallocate"):      # not on macOS
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
 
 
 def _seed_dropout(network: keras.Model, seed: int) -> None:
