@@ -90,7 +90,9 @@ class Run:
     def _data(self) -> str | None:
         """What identifies the run's data; None where that is not known."""
         path = self.path("records/data.json")
-        return self.read_record("data")["report"].get("identity") if path.exists() else None
+        record = read_json(path) if path.exists() else None
+        report = record.get("report") if isinstance(record, dict) else None
+        return report.get("identity") if isinstance(report, dict) else None
 
     def read_record(self, name: str) -> dict:
         """Raises KitError where it is missing, damaged, or of an experiment or data that have changed since."""

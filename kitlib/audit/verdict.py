@@ -59,7 +59,7 @@ def judge(m: Measurements, findings: list[tuple[Check, Finding]]) -> Verdict:
         "" if claim is None else f", against a claim of {points(claim)}")
     if guesses:
         return verdict("doubtful", f"{stands}: no more than guessing, so the claim says nothing of robustness. Judge "
-                                   "class by class, or images with all classes alike frequent.")
+                                   "as many images of one class as of another.")
     low, high = worst.interval
     if high - low > WIDEST:
         return verdict("doubtful", f"{stands}: {worst.count} images are too few to tell. Judge more.")
