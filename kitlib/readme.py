@@ -15,13 +15,15 @@ def fill_in(text: str, figures: Path) -> str:
 
     <!-- results: NAME --> is the experiment's heading and its table of the paper's figures, or of accuracies where the
     paper has none; <!-- sweep: NAME --> likewise, of a published sweep, and of accuracies only those that its pictures
-    show. <!-- value: FILE A / B / C --> is the accuracy under keys A, B, C of a JSON record, with its count.
+    show. <!-- value: FILE A / B / C --> is the accuracy under keys A, B, C of a JSON record, with its count, and
+    <!-- minutes: FILE A / B / C --> the seconds there, in minutes.
     Raises KitError where a record or a key is missing.
     """
     makers = {
         r"results: (\w+)": lambda name: f"\n{_run(results.read(figures / name / 'results.json'))}",
         r"sweep: (\w+)": lambda name: f"\n{_sweep(sweeps.read(figures / 'sweeps' / name / 'aggregate.json'))}",
-        r"value: (\S+) ([^>]+?)": lambda file, keys: _value(figures / file, keys),
+        r"value: (\S+) ([^>]+?)": lambda file, keys: _accuracy(_value(figures / file, keys)),
+        r"minutes: (\S+) ([^>]+?)": lambda file, keys: f"{_value(figures / file, keys) / 60:.0f} minutes",
     }
     for mark, make in makers.items():
         text = re.sub(
@@ -43,11 +45,15 @@ def _sweep(found: sweeps.Aggregate) -> str:
     return f"**{sweeps.heading(found)}**\n\n{sweeps.LEGEND}\n\n{as_markdown(table)}"
 
 
-def _value(path: Path, keys: str) -> str:
+def _value(path: Path, keys: str):
     value = read_json(path)
     for key in keys.split(" / "):
         known = value if isinstance(value, dict) else {}
         if key not in known:
             raise KitError(f"{path} has no '{key}' of '{keys}'{suggestion(key, known)}")
         value = value[key]
-    return f"{100 * value['accuracy']:.1f} % ({value['correct']} of {value['count']})"
+    return value
+
+
+def _accuracy(found: dict) -> str:
+    return f"{100 * found['accuracy']:.1f} % ({found['correct']} of {found['count']})"

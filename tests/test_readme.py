@@ -18,6 +18,9 @@ def test_a_number_in_prose_is_that_of_its_record(tmp_path):
     files.write_json(tmp_path / "run" / "leak.json", {"on grey": {"defended": accuracy}})
     text = "It names <!-- value: run/leak.json on grey / defended -->?<!-- end --> of them."
     assert "defended -->75.0 % (3 of 4)<!-- end --> of" in readme.fill_in(text, tmp_path)
+    files.write_json(tmp_path / "run" / "results.json", {"seconds": {"training": 5400.4}})
+    assert readme.fill_in("<!-- minutes: run/results.json seconds / training -->?<!-- end -->", tmp_path).endswith(
+        "-->90 minutes<!-- end -->")
     with pytest.raises(KitError, match="leak.json has no 'defnded' .*did you mean 'defended'"):
         readme.fill_in(text.replace("defended", "defnded"), tmp_path)
 
