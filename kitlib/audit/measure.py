@@ -257,7 +257,8 @@ class Measurements:
 
     @functools.cached_property
     def targeted(self) -> Attacked | None:
-        """APGD led to each of the likeliest other classes (Croce & Hein 2020, section 4: APGD-T), as `square`."""
+        """APGD led to each of the likeliest other classes (as Croce & Hein 2020, section 4, do; but with the margin to
+        that class for a loss, where they have a targeted DLR), as `square`."""
         left, tries = self.pgd.right, []
         attack = attacks.APGD(eps=self.subject.eps, steps=self.effort.apgd_steps, loss="margin", targeted=True,
                               stop_early=True)
