@@ -366,7 +366,7 @@ def breaks_undefended(m: Measurements) -> Finding:
     if at_eps.interval[0] <= BROKEN:
         return Finding("pass", said, values)
     if beyond.interval[0] <= BROKEN:
-        return Finding("cannot tell", f"{said}: eps is so small that an undefended model resists, too", values)
+        return Finding("cannot tell", f"{said}: at this eps even an undefended model keeps something", values)
     return Finding("flag", said, values)
 
 
