@@ -3,6 +3,7 @@ import gc
 import weakref
 
 from kitlib import attacks, models
+from kitlib.attacks.base import margin
 from kitlib.attacks.gradient import checkpoints
 from kitlib.attacks.square import bump, sides
 from kitlib.settings import KitError
@@ -13,6 +14,7 @@ import pytest
 import tensorflow as tf
 from cleverhans.tf2.attacks.carlini_wagner_l2 import carlini_wagner_l2
 from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
+from cleverhans.tf2.attacks.momentum_iterative_method import momentum_iterative_method
 from cleverhans.tf2.attacks.projected_gradient_descent import projected_gradient_descent
 
 GREY = {"mean": 0.5, "std": 0.5}
@@ -336,6 +338,17 @@ def test_targeted_attacks_reach_their_target(trained_model, images, labels):
         np.testing.assert_array_equal(result.fooled, result.predictions == targets)
 
 
+@pytest.mark.parametrize("attack", [
+    attacks.APGD(eps=0.15, loss="margin", steps=30, targeted=True), attacks.Square(eps=0.15, steps=300, targeted=True)],
+    ids=lambda attack: attack.name)
+def test_targeted_attacks_that_miss_have_come_no_farther_from_their_target(attack, trained_model, images, labels):
+    targets = ((labels + 1) % 10).astype(np.int32)
+    result = attacks.run(attack, trained_model, images, targets)
+    before, after = (margin(targets, models.predict_logits(trained_model, each)).numpy()
+                     for each in (images, result.images))
+    assert (after <= before + 1e-4)[~result.fooled].all() and result.fooled.mean() > 0.1
+
+
 def test_worse_of_more(trained_model, images, labels):
     """Keeping the best, more steps, restarts, and a wider search never leave the model better off."""
     def fooled(**options):
@@ -360,6 +373,13 @@ def test_images_kept_or_not_and_stopped_early_or_not_the_same_are_fooled(trained
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=None)
     stronger = loss(labels, trained_model(whole.images)) - loss(labels, trained_model(both.images))
     assert (stronger.numpy()[changed & whole.fooled] > 0).all()      # the strongest, not the first
+
+
+def test_mim_is_cleverhans_s(trained_model, images, labels):
+    mim = attacks.MIM(eps=0.3, step=0.1, steps=6, keep="last")
+    theirs = momentum_iterative_method(trained_model, images, 0.3, 0.1, 6, np.inf, clip_min=0.0, clip_max=1.0, y=labels)
+    ours = attacks.run(mim, trained_model, images, labels).images
+    assert (np.abs(ours - theirs.numpy()).max((1, 2, 3)) < 1e-5).mean() > 0.9    # but for ties of rounding
 
 
 def test_mim_without_decay_is_pgd(trained_model, images, labels):
@@ -399,6 +419,17 @@ def test_apgd_is_at_least_as_strong_as_pgd(loss, trained_model, images, labels):
     apgd = attacks.read({"name": "apgd", "eps": 0.07, "steps": 30, "loss": loss})
     scores = [attacks.run(a, trained_model, images, labels, keep_images=False).accuracy for a in (apgd, pgd)]
     assert scores[0] <= scores[1] + 0.01
+
+
+def test_apgd_comes_to_rest_where_the_loss_is_highest():
+    """The loss -|x - top|^2 has its top inside the ball; with steps that never shrink it would leap to and fro."""
+    images = np.full((8, 4, 4, 1), 0.5, np.float32)
+    top = 0.5 + np.random.default_rng(0).uniform(-0.2, 0.2, (1, 4, 4, 1)).astype(np.float32)
+    pixels = keras.Input((4, 4, 1))
+    far = keras.ops.sum((pixels - top) ** 2, axis=(1, 2, 3))[:, None]
+    model = keras.Model(pixels, keras.ops.concatenate([0 * far, -far - 1], axis=1))
+    result = attacks.run(attacks.APGD(eps=0.3, steps=60, loss="margin"), model, images, np.zeros(8, int))
+    assert np.abs(result.images - top).max() < 0.03
 
 
 def test_two_classes_are_attacked_with_dlr_by_the_margin(images, labels):
@@ -443,6 +474,12 @@ def test_gradients_that_are_no_numbers_do_not_stop_a_search_for_the_nearest(atta
     images[:, :3] = 0
     result = attacks.run(attack, model, images, models.predict_logits(model, images).argmax(1))
     assert result.found.mean() > 0.9
+
+
+def test_square_searches_in_l2_too(trained_model, images, labels):
+    few, many = (attacks.run(attacks.Square(eps=1, norm="l2", steps=steps), trained_model, images, labels,
+                             keep_images=False).accuracy for steps in (1, 200))
+    assert many < few - 0.15
 
 
 def test_square_leaves_images_alone_that_are_wrong_already(trained_model, images, labels):

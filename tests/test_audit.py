@@ -2,14 +2,17 @@
   "asked."""
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 import types
 import zipfile
 
 from kitlib import __main__ as command_line
-from kitlib import attacks, audit, data, models, plots, report, training
+from kitlib import attacks, audit, data, models, plots, report, results, runs, training
 from kitlib.audit import checks, material, measure, request
+from kitlib.evaluation import Accuracy
+from kitlib.files import read_json, write_json
 from kitlib.settings import KitError
 
 import keras
@@ -353,6 +356,85 @@ def test_a_targeted_attack_cannot_be_the_claims_own():
                                               ((1024, 1024, 3), 8)])
 def test_large_images_go_in_small_batches(shape, batch):
     assert measure.batch_for(shape) == batch
+
+
+# --- every check by itself, on made-up measurements
+
+def left(share, count=200):
+    """An attack that leaves this share of the images right, the first ones."""
+    right = np.arange(count) < share * count
+    attack = types.SimpleNamespace(steps=10)
+    return types.SimpleNamespace(right=right, accuracy=Accuracy.of(right), attack=attack, linf=0.1)
+
+
+MADE_UP = np.arange(200) % 10           # labels
+STRAIGHT = np.ones((9, 200), bool)      # right all along FGSM's step
+DENTED = np.where((np.arange(9)[:, None] % 8 > 0) & (np.arange(200) < 60), False, STRAIGHT)
+SMALL = types.SimpleNamespace(what="a small network", labels=MADE_UP)
+
+
+@pytest.mark.parametrize(("name", "measurements"), [
+    ("monotonic", {"sweep": {0.0: left(0.9), 0.1: left(0.3), 0.2: left(0.6)}}),
+    ("large_eps", {"sweep": {measure.LARGE: left(0.6)}, "labels": MADE_UP}),
+    ("iterative", {"pgd": left(0.6), "fgsm": left(0.3)}),
+    ("converged", {"pgd": left(0.6), "pgd_doubled": left(0.3), "without_doubling": left(0.6).right, "labels": MADE_UP,
+                   "own": {}, "own_doubled": {}}),
+    ("converged", {"pgd": left(0.6), "pgd_doubled": left(0.6), "without_doubling": left(0.6).right, "labels": MADE_UP,
+                   "own": {"mine": left(0.8)}, "own_doubled": {"mine": left(0.4)}}),
+    ("beats_noise", {"pgd": left(0.6), "noise": left(0.3), "clean": left(0.9).right}),
+    ("beats_transfer", {"pgd": left(0.6), "transferred": left(0.3), "undefended": SMALL, "labels": MADE_UP,
+                        "undefended_clean": Accuracy(190, 200)}),
+    ("catastrophic_overfitting", {"along_the_step": (DENTED, np.ones((9, 200))), "labels": MADE_UP, "random": False,
+                                  "subject": types.SimpleNamespace(robust_history=(), kept_epoch=None)}),
+    ("catastrophic_overfitting", {"along_the_step": (STRAIGHT, np.ones((9, 200))), "labels": MADE_UP, "random": False,
+                                  "subject": types.SimpleNamespace(robust_history=(0.2, 0.7, 0.3), kept_epoch=2)}),
+    ("breaks_undefended", {"undefended": SMALL, "subject": types.SimpleNamespace(eps=0.1),
+                           "undefended_under_pgd": (Accuracy(190, 200), Accuracy(80, 200), Accuracy(60, 200))}),
+    ("carlini_wagner", {"carlini_wagner": types.SimpleNamespace(found=left(0.5).right, l2=np.ones(200))}),
+    ("worst_case", {"survivors": left(0.2).right, "strongest": ("PGD", left(0.3)), "ensemble": {},
+                    "clean": np.ones(200, bool),
+                    "own": {"one": left(0.5), "other": types.SimpleNamespace(right=~left(0.5).right)}}),
+])
+def test_every_check_flags_what_it_is_for(name, measurements):
+    assert outcome(name, types.SimpleNamespace(**measurements)).outcome == "flag"
+
+
+def test_carried_over_examples_are_made_on_the_undefended_model(plain, digits_set):
+    other = keras.models.clone_model(plain)
+    other.set_weights([-weight for weight in plain.get_weights()])
+    m = measured(plain, digits_set, count=30, effort=FEW, undefended=other)
+    attack = m.suite["PGD"].model_copy(update={"stop_early": False})
+    made = attacks.run(attack, other, m.images, m.labels, batch_size=m.batch, seed=m.seed).images
+    np.testing.assert_array_equal(m.transferred.right, models.predict_logits(plain, made).argmax(1) == m.labels)
+    assert m.transferred.right.mean() > m.pgd.right.mean()
+
+
+def test_targets_are_the_likeliest_wrong_classes(plain, digits_set, monkeypatch):
+    m, asked = measured(plain, digits_set, count=60, effort=FEW.model_copy(update={"targets": 2}), eps=0.02), []
+    among = m._among
+    monkeypatch.setattr(m, "_among", lambda which, attack, targets=None: (
+        asked.append(targets), among(which, attack, targets))[1])
+    assert m.targeted is not None
+    wrong = np.where(np.eye(10, dtype=bool)[m.labels], -np.inf, m.clean_logits)
+    np.testing.assert_array_equal(asked, np.argsort(-wrong, axis=1)[:, :2].T)
+
+
+def test_a_run_puts_its_own_claim_to_the_test(finished_run, tmp_path):
+    run = runs.Run(finished_run.experiment, finished_run.profile, finished_run.seed,
+                   shutil.copytree(finished_run.folder, tmp_path / "run"))
+    history = {"robust_accuracy": [0.1, 0.6, 0.3], "kept": [False, True, False]}
+    run.write_record("defended", {"history": history, "precision": "float32", "seconds": 1.0})
+    content = read_json(run.path("results.json"))
+    content["models"]["baseline"]["combined"]["accuracy"] = 0.123
+    write_json(run.path("results.json"), content)
+    subject, _ = audit.of_run(run, "defended", images=20)
+    dataset = run.dataset()
+    assert subject.claim == results.of_run(run).models["defended"].combined.accuracy != 0.123
+    assert (subject.kept_epoch, subject.robust_history) == (1, (0.1, 0.6, 0.3))
+    assert subject.own_attacks == run.experiment.attacks.as_published
+    np.testing.assert_array_equal(subject.train_images, dataset.images[dataset.split["train"]])
+    np.testing.assert_array_equal(subject.images, dataset.part("test", 20)[0])
+    assert all(map(np.array_equal, subject.undefended.get_weights(), run.model("baseline").get_weights()))
 
 
 # --- no false alarm

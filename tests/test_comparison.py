@@ -255,3 +255,16 @@ def test_an_experiment_without_contenders_says_so(run, dataset):
         comparison.trial(dataclasses.replace(run, experiment=settings), dataset)
     with pytest.raises(KitError, match="there is no contender 'nobody'"):
         comparison.trained(run, dataset, "nobody", progress=False)
+
+
+def test_what_is_carried_over_are_the_baseline_s_adversarial_images(records, trial):
+    right = models.predict_logits(trial.baseline, trial.carried_over).argmax(1) == trial.labels
+    assert records["plain"]["carried_over"]["correct"] == right.sum() < records["plain"]["clean"]["correct"]
+
+
+def test_the_worst_case_of_a_contender_ends_at_the_headline(records, run, dataset, trial):
+    chosen = run.experiment.comparison
+    judged = comparison.judge(comparison.entrant(run, dataset, "plain", progress=False), trial.images, trial.labels,
+                              chosen.attacks, seed=run.seed, batch_size=run.experiment.evaluation.batch_size)
+    worst, of_all = (judged.worst(list(names)).correct for names in (chosen.within(), judged.attacked))
+    assert records["plain"]["worst_case"]["correct"] == worst > of_all

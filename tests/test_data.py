@@ -230,6 +230,13 @@ def test_lung_groups_keep_neighbours_together(tmp_path):
     assert read(tmp_path, name="iq_othnccd", size=16).report()["groups_shared"] > 10
 
 
+def test_grouped_parts_have_the_sizes_asked_for():
+    _, labels, groups = phantom.draw(360, 24, 0)
+    chosen = SplitSettings(kind="grouped", validation=0.1, test=0.3)
+    parts = splits.split(labels, chosen, 0, phantom.CLASSES, groups=groups)
+    assert abs(len(parts["validation"]) - 36) <= 12 and abs(len(parts["test"]) - 108) <= 12
+
+
 def test_preparation_is_resize_of_the_shorter_side_then_centre_crop():
     """As torchvision's Resize(32), CenterCrop(28): 40 x 60 becomes 32 x 48, of which rows 2-29 and columns 10-37."""
     picture = Image.fromarray(noise(np.random.default_rng(0), 40, 60))

@@ -89,3 +89,15 @@ def test_groups_over_seeds_may_have_attacks_of_their_own():
     drawn = [{round(float(line.get_ydata()[0]), 2) for line in axes.lines} for axes in figure.axes]
     assert drawn == [{0.0, 1.0}, {0.0, 2.0}]
     plt.close(figure)
+
+
+def test_pictures_show_the_numbers_that_they_are_given():
+    table = plots.confusion_matrices({"under an attack": np.array([[1, 2], [3, 4]])}, ["a", "b"])
+    assert [text.get_text().split("\n")[0] for text in table.axes[0].texts] == ["1", "2", "3", "4"]
+    curve = plots.epsilon_curve({"a model": [Accuracy(9, 10), Accuracy(2, 10)]}, [0, 8 / 255], 0.1)
+    np.testing.assert_allclose(curve.axes[0].lines[0].get_xydata(), [[0, 0.9], [8, 0.2]])
+    right = {"baseline": 9, "defended": 4}
+    clean = {name: {"clean": Measured(**Accuracy(count, 10).record())} for name, count in right.items()}
+    bars = [each for each in plots.accuracy_bars(clean, 0.1).axes[0].containers if hasattr(each, "patches")]
+    assert {each.get_label(): each[0].get_width() for each in bars} == {"baseline": 90, "defended": 40}
+    plt.close("all")

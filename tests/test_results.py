@@ -1,4 +1,4 @@
-from kitlib import attacks, evaluation, files, models, results, runs
+from kitlib import attacks, evaluation, experiment, files, models, results, runs
 from kitlib.evaluation import Accuracy, Evaluation
 from kitlib.experiment import PaperFigure
 from kitlib.settings import KitError
@@ -174,3 +174,19 @@ def test_results_from_before_a_setting_existed_still_count(finished_run, tmp_pat
     del record["experiment"]["baseline"]["label_smoothing"]
     files.write_json(run.path("results.json"), record | {"fingerprint": "that of another version"})
     assert results.of_run(run).models == results.of_run(finished_run).models
+
+
+def test_the_worst_case_is_taken_over_the_attacks_up_to_the_headline_alone():
+    known = experiment.load("digits_fgsm", "demo")
+    labels, images = np.array([0, 0, 1, 1]), np.zeros((4, 2, 2, 1), np.float32)
+    inside = known.attacks.within(known.evaluation.headline)
+    attacked = {name: outcome(labels if name in inside else 1 - labels, labels, images) for name in known.attacks.all()}
+    attacked[known.evaluation.headline] = outcome([0, 1, 1, 1], labels, images)
+    found = results.model_results(Evaluation(labels, labels, attacked, known.attacks.all()), known, ("a", "b"))
+    assert found.worst_case.correct == 3 and found.combined.correct == 0
+
+
+def test_an_attack_with_a_limit_is_made_on_so_many_images(trained_model, images, labels):
+    suite = {"all": attacks.Clean(), "some": attacks.Clean()}
+    found = evaluation.evaluate(trained_model, images, labels, suite, limits={"some": 20})
+    assert (found.under("all").count, found.under("some").count) == (len(labels), 20)

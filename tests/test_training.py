@@ -205,6 +205,77 @@ def test_inference_mode_after_keeps_the_moving_statistics(tmp_path):
     assert (means[0] != means[1]).any() and (means[1] == means[2]).all()
 
 
+def test_free_climbs_the_loss():
+    net, (images, labels) = network(), a_batch()
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, net(images)))
+    training = compiled(settings(method="free", replays=1, eps="4/255"), net)
+    training.train_step((images, labels))
+    np.testing.assert_allclose(training.perturbation, 4 / 255 * tf.sign(tape.gradient(loss, images)), atol=1e-7)
+
+
+def test_the_attack_of_each_step_starts_elsewhere():
+    batch, training = a_batch(), compiled(settings(method="fgsm_rs"), network())
+    first = float(training.loss_and_gradients(*batch)[0])
+    assert float(training.loss_and_gradients(*batch)[0]) == first
+    training.optimizer.iterations.assign(5)
+    assert float(training.loss_and_gradients(*batch)[0]) != first
+
+
+def test_attack_mode_reaches_the_attack():
+    def loss(mode):
+        net = network(batch_norm=True)
+        net.layers[3].moving_mean.assign(np.linspace(-2, 2, 4))
+        chosen = settings(method="pgd", attack_mode=mode, attacks=[{**PGD, "random_start": False}])
+        return float(compiled(chosen, net).loss_and_gradients(*a_batch())[0])
+
+    assert loss("training") != loss("inference")
+
+
+def test_trades_trains_on_both_sides_of_its_divergence():
+    net, (images, labels) = network(), a_batch()
+    training = compiled(settings(method="trades", attacks=[PGD], beta=2.0), net)
+    adversarial = training._most_divergent(images)
+    _, gradients = training.loss_and_gradients(images, labels)
+    with tf.GradientTape() as tape:
+        clean, attacked = net(images), net(adversarial)
+        loss = (tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, clean))
+                + 2 * tf.reduce_mean(kl_divergence(clean, attacked)))
+    assert_close(gradients, tape.gradient(loss, net.trainable_variables), tolerance=1e-5)
+
+
+@pytest.mark.parametrize(("base", "option"), [
+    ({}, {"augmentation": {"flip": True}}), ({}, {"class_weights": True}), ({"optimizer": "sgd"}, {"momentum": 0.5}),
+    ({"optimizer": "sgd"}, {"weight_decay": 0.1}), ({}, {"weight_decay": 0.1}), ({}, {"label_smoothing": 0.2}),
+], ids=str)
+def test_an_option_changes_the_training(base, option, tmp_path):
+    def weights(values):
+        data, net = toy_data(), network()
+        train_part = data.split["train"]
+        data.split["train"] = train_part[data.labels[train_part] < 2 + (np.arange(len(train_part)) < 30)]   # unbalanced
+        train(net, data, settings(epochs=1, **values), tmp_path, progress=False)
+        return net.get_weights()
+
+    assert any((one != other).any() for one, other in zip(weights(base), weights(base | option), strict=True))
+
+
+def test_the_schedule_of_free_ends_with_the_training(tmp_path):
+    chosen = settings(method="free", replays=2, schedule="cosine")
+    history = train(network(), toy_data(), chosen, tmp_path, progress=False)
+    assert history["learning_rate"] == pytest.approx([0.005, 0], abs=1e-6)
+
+
+def test_the_robust_check_looks_at_the_part_asked_for(tmp_path):
+    net, data = network(), toy_data()
+    data.labels[data.split["validation"]] = (data.labels[data.split["validation"]] + 1) % 3     # all wrong
+    chosen = settings(robust_check={"part": "validation", "images": 30, "attack": {"name": "fgsm", "eps": "16/255"}})
+    history = train(net, data, chosen, tmp_path, progress=False)
+    on = {part: attacks.run(chosen.robust_check.attack, net, *data.part(part, 30)).accuracy
+          for part in ("train", "validation")}
+    assert history["robust_accuracy"][-1] == pytest.approx(on["validation"]) and on["train"] > on["validation"]
+
+
 # ---- static: made once, on the baseline
 
 def test_static_makes_its_images_once_on_the_baseline(tmp_path, monkeypatch):
@@ -215,6 +286,20 @@ def test_static_makes_its_images_once_on_the_baseline(tmp_path, monkeypatch):
     train(network(), toy_data(), chosen, tmp_path, baseline=baseline, progress=False)
     assert calls == [baseline]
     assert [path.name for path in tmp_path.rglob("*.np[yz]")] == ["checkpoint.npz"]
+
+
+def test_static_trains_on_the_baseline_s_adversarial_images(tmp_path, monkeypatch):
+    """In chunks, and in the order of the training part."""
+    data, baseline, seen, examples = toy_data(), network(seed=5), [], loop.Examples
+    data.split["train"] = np.arange(12, 96)[::-1].copy()
+    monkeypatch.setattr(loop, "_STATIC_CHUNK", 40)
+    monkeypatch.setattr(loop, "Examples", lambda *given: seen.append(
+        examples(*given[:3], [variant.copy() for variant in given[3]])) or seen[0])
+    chosen = settings(method="static", attacks=[FGSM], epochs=1)
+    train(network(), data, chosen, tmp_path, baseline=baseline, progress=False)
+    expected = attacks.run(attacks.read(FGSM), baseline, data.pixels("train"), data.labels_of("train")).images
+    np.testing.assert_allclose(seen[0].variants[0], expected, atol=1e-6)
+    np.testing.assert_allclose(seen[0].read(np.array([len(expected) + 3]))[0][0], expected[3], atol=1e-6)
 
 
 def test_static_takes_its_room_on_the_disk_first(tmp_path, monkeypatch):
