@@ -41,12 +41,18 @@ class AttackSuite(Settings):
     """The attacks of one experiment, by the name that tables show.
 
     `as_published` are the papers' own, flaws included; `controls` are those with eps = 0 or with one
-    flaw alone; `as_defined` are the attacks as their inventors define them, in the valid pixel box.
+    flaw alone; `as_defined` are the attacks as their inventors define them, in the valid pixel box. One that a profile,
+    or an experiment that is based on another, sets to null is left out.
     """
 
     as_published: dict[str, AttackOfAnyKind] = {}
     controls: dict[str, AttackOfAnyKind] = {}
     as_defined: dict[str, AttackOfAnyKind]
+
+    @pydantic.field_validator("as_published", "controls", "as_defined", mode="before")
+    @classmethod
+    def _those_named(cls, attacks):
+        return _without_null(attacks)
 
     def all(self) -> dict[str, attacks.Attack]:
         """Every attack by its name. Raises ValueError where two share a name, and for a targeted one."""

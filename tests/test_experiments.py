@@ -231,6 +231,13 @@ def test_an_experiment_may_say_only_what_differs_from_another(tmp_path):
     assert experiment.load(str(file), "smoke").data == experiment.load("digits_fgsm", "smoke").data
 
 
+def test_an_attack_set_to_null_is_left_out(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("{based_on: lung_ct, paper_figures: [], attacks: {as_defined: {PGD 1/255: null}}}")
+    base, fewer = (list(experiment.load(name, "full").attacks.all()) for name in ("lung_ct", str(file)))
+    assert [name for name in base if name not in fewer] == ["PGD 1/255"]
+
+
 def test_a_copy_with_other_data_has_no_figures_of_the_paper_to_reproduce(tmp_path):
     copy = yaml.safe_load((experiment.EXPERIMENTS / "cifar10_exp2.yaml").read_text())
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(copy | {"data": {"name": "image_folder", "path": "mine"}}))
