@@ -111,7 +111,8 @@ class Run:
 
     def refuse_other_data(self, path: Path, identity: str | None, what_to_do: str) -> None:
         """Raises KitError where what `path` holds was made with data (of this identity) that the run no longer has."""
-        if None not in (identity, self._data()) and identity != self._data():
+        now = self._data()
+        if None not in (identity, now) and identity != now:
             raise KitError(f"{path} was made with other data, or another split of them, than "
                            f"{self.path('prepared.npz')} holds now: {what_to_do}")
 

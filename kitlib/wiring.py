@@ -55,10 +55,14 @@ def activation_of(step) -> str | None:
     return getattr(getattr(step, "activation", None), "__name__", None)
 
 
+def is_wired(step) -> bool:
+    """Whether it is a model whose steps can be seen, and not code."""
+    return isinstance(step, keras.Sequential) or hasattr(step, "operations")
+
+
 def is_graph(step) -> bool:
-    """Whether it is a model that is wired from one input to one output, and not code."""
-    wired = isinstance(step, keras.Sequential) or hasattr(step, "operations")
-    return wired and all(len(getattr(step, ends, None) or ()) == 1 for ends in ("inputs", "outputs"))
+    """Whether it is one that is wired from one input to one output."""
+    return is_wired(step) and all(len(getattr(step, ends, None) or ()) == 1 for ends in ("inputs", "outputs"))
 
 
 def last_step(model):

@@ -238,6 +238,19 @@ def test_chance_is_not_taken_for_an_attack():
     assert "the most frequent answer of 16 passes" in outcome("deterministic", m).measured
 
 
+def test_a_random_model_that_returns_no_numbers_is_refused():
+    """For images beyond the few that are looked at first."""
+    images = np.concatenate([np.full((40, 8, 8, 1), 0.5, np.float32), np.ones((2, 8, 8, 1), np.float32)])
+    pixels = keras.Input((8, 8, 1))
+    model = keras.Model(pixels, Jitters()(network()(pixels)) + keras.ops.log(1 - pixels[:, 0, 0]) * 0)
+    subject = audit.Subject(audit.prepare(model, images, input_range=(0, 1)), images, np.arange(42) % 10,
+                            tuple("0123456789"), eps=EPS)
+    m = audit.Measurements(subject, FEW)
+    assert m.random
+    with pytest.raises(KitError, match="for 2 of the 42 images .* NaN"):
+        len(m.clean)
+
+
 def test_randomness_and_rounding_are_attacked_together(plain, digits_set):
     noisy = keras.Sequential([keras.Input((8, 8, 1)), Noise(), Quantise()])
     found = measured(around(plain, before=noisy), digits_set, count=60)

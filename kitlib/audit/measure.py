@@ -160,8 +160,8 @@ class Measurements:
     @functools.cached_property
     def clean(self) -> np.ndarray:
         """Which images are right without attack."""
-        answers = self.answers(self.images) if self.random else self.clean_logits.argmax(1)
-        return answers == self.labels
+        once = self.clean_logits.argmax(1)
+        return (self.answers(self.images) if self.random else once) == self.labels
 
     def answers(self, images) -> np.ndarray:
         """The class that the judged model gives each image. Of a random model it is the most frequent one of several

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from kitlib.models import copy_weights
+from kitlib.wiring import is_wired
 
 import keras
 import tensorflow as tf
@@ -104,7 +105,7 @@ def twin(network: keras.Model, precision: str) -> keras.Model:
 
     def copied(layer):
         config = layer.get_config()
-        if isinstance(layer, keras.layers.Layer) and id(layer) not in last and not isinstance(layer, exact):
+        if isinstance(layer, keras.layers.Layer) and layer is not last and not isinstance(layer, exact):
             config["dtype"] = policy
         kind = FusedBatchNormalization if _can_be_fused(layer) else type(layer)
         return kind.from_config(config)
@@ -114,20 +115,15 @@ def twin(network: keras.Model, precision: str) -> keras.Model:
     return copy
 
 
-def _is_wired(step) -> bool:
-    """Whether it is a model whose layers can be seen, and so can be cloned one by one."""
-    return isinstance(step, keras.Model) and bool(getattr(step, "outputs", None))
-
-
 def _layers_of(model: keras.Model) -> Iterator[keras.layers.Layer]:
     for layer in model.layers:
-        if _is_wired(layer):
+        if is_wired(layer):
             yield from _layers_of(layer)
         else:
             yield layer
 
 
-def _last_of(model: keras.Model) -> set[int]:
-    """The ids of the layers that make the output, be it in a model that it holds."""
-    steps = {id(step): step for step in (tensor._keras_history.operation for tensor in model.outputs)}
-    return set().union(*(_last_of(step) if _is_wired(step) else {key} for key, step in steps.items()))
+def _last_of(model: keras.Model) -> keras.layers.Layer:
+    """The layer that makes the output, be it in a model that it holds."""
+    step = model.outputs[0]._keras_history.operation
+    return _last_of(step) if is_wired(step) else step
