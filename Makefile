@@ -20,7 +20,7 @@ $(if $(or $(word 2,$(HOME_OF_PACKAGES)),$(findstring :,$(HOME_OF_PACKAGES))),\
 BIN       := $(HOME_OF_PACKAGES)/bin
 INSTALLED := $(HOME_OF_PACKAGES)/.kitlib-$(LOCK)
 PIP       := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-AWAY      := $(if $(ON),--snakemake-profile $(ON))
+AWAY      := $(if $(ON),--snakemake-profile '$(ON)')
 
 .DEFAULT_GOAL := help
 .PHONY: help install reproduce sweep test test-kitlib test-notebooks lab publish notebooks docs bench lock clean
@@ -29,12 +29,14 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  e.g. make reproduce EXPERIMENT=cifar10_exp2 PROFILE=demo SEED=1"
 
+RIGHT     := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed: make PYTHON=/path/to/python3.11, and no older or newer environment active")
 $(HOME_OF_PACKAGES)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed: make PYTHON=/path/to/python3.11")'
+	@$(PYTHON) -c '$(RIGHT)'
 	$(PYTHON) -m venv $(HOME_OF_PACKAGES)
 
 # The lock is complete, so nothing is left to resolve; setuptools, which builds kitlib, is in it.
 $(INSTALLED): $(LOCK) pyproject.toml | $(HOME_OF_PACKAGES)/bin/python
+	@$(BIN)/python -c '$(RIGHT)'
 	$(PIP) --no-deps -r $(LOCK)
 	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
@@ -45,7 +47,7 @@ reproduce: $(INSTALLED) ## run notebooks 01-05 for EXPERIMENT (default: the two 
 	@$(BIN)/python -m kitlib reproduce $(EXPERIMENT) --profile $(PROFILE) --seed $(SEED) --cores $(CORES) $(AWAY)
 
 sweep: $(INSTALLED) ## run the sweep FILE over seeds and settings, and aggregate it (ON=examples/slurm: on a cluster)
-	@$(BIN)/python -m kitlib sweep $(FILE) --cores $(CORES) $(AWAY)
+	@$(BIN)/python -m kitlib sweep '$(FILE)' --cores $(CORES) $(AWAY)
 
 # Two processes side by side, as one test keeps about one core busy.
 test: $(INSTALLED) ## pytest over tests/ and nbval over notebooks/

@@ -40,32 +40,36 @@ def sweep(arguments) -> int:
     asked = sweeps.load(arguments.sweep)
     config = batch.config_of(sweeps.jobs_of(asked))
     status = batch.run(config, how)
-    if not how.dry:
-        _aggregate(asked, batch.out_of_date(config) if status else ())
+    if how.dry:
+        return status
+    try:
+        _aggregate(sweeps.aggregate(asked, batch.out_of_date(config) if status else ()), asked.folder)
+    except KitError as error:
+        if not status:
+            raise
+        print(error)    # what ended the batch stands above
     return status
 
 
 def aggregate(arguments) -> int:
-    """Mean, spread and interval over the seeds of the finished runs of a sweep."""
+    """Mean, spread and interval over the seeds of the finished runs of a sweep; of runs that are not here the published
+    records count."""
     from kitlib import sweeps
 
     asked = sweeps.load(arguments.sweep)
-    return _aggregate(asked, publishes=arguments.publish)
+    found = sweeps.aggregate(asked, published=True)
+    _aggregate(found, sweeps.PUBLISHED / asked.name if arguments.publish else asked.folder)
+    return 0
 
 
-def _aggregate(asked, stale=(), publishes: bool = False) -> int:
+def _aggregate(found, folder: Path) -> None:
     from kitlib import sweeps
 
-    found, folder = sweeps.aggregate(asked, stale), asked.folder
-    if publishes:
-        folder = sweeps.publish(found)
-    else:
-        sweeps.write(found, folder)
+    (sweeps.publish if folder.parent == sweeps.PUBLISHED else sweeps.write)(found, folder)
     print(f"\n{sweeps.heading(found)}\n{folder}\n{sweeps.LEGEND}\n")
     print(sweeps.accuracy_table(found).to_string(index=False))
-    for folder in found.missing:
-        print(f"missing: {folder}")
-    return 0
+    for missing in found.missing:
+        print(f"missing: {missing}")
 
 
 def _how(arguments):
@@ -78,10 +82,10 @@ def _how(arguments):
 
 
 def results(arguments) -> int:
-    from kitlib import runs
+    from kitlib import batch
 
-    for name in arguments.experiments or EMBEDDED:
-        _print_results(runs.open_run(name, arguments.profile, arguments.seed))
+    for job in batch.jobs_for(arguments.experiments or EMBEDDED, arguments.profile, arguments.seed):
+        _print_results(job.run)
     return 0
 
 
@@ -97,11 +101,11 @@ def _print_results(run) -> None:
 
 def publish(arguments) -> int:
     """Copy what runs have found to figures/, and make the papers' figures and the README's tables from all of it."""
-    from kitlib import files, publication, readme, runs
+    from kitlib import batch, files, publication, readme
 
     figures, path = REPOSITORY / "figures", REPOSITORY / "README.md"
-    for name in arguments.experiments:
-        found = publication.publish(runs.open_run(name, arguments.profile, arguments.seed), figures)
+    for job in batch.jobs_for(arguments.experiments, arguments.profile, arguments.seed):
+        found = publication.publish(job.run, figures)
         print(f"{found.folder}: {found.bytes / 1e6:.1f} MB")
         for what, why in found.left_out.items():
             print(f"  left out: {what}: {why}")
@@ -168,7 +172,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_batch_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--cores", default="all", help="of this machine to use (default: all)")
+    command.add_argument("--cores", default="all",
+                         help="notebooks at a time, at most (default: as many as this machine has cores)")
     command.add_argument("--trainings", type=int, help="at a time (default: one in profile full, two in the others)")
     command.add_argument("--snakemake-profile", metavar="FOLDER", help="where to run, e.g. examples/slurm")
     command.add_argument("--touch", action="store_true", help="accept what is there as up to date; run nothing")

@@ -38,10 +38,10 @@ class Job:
 class How:
     """How a batch is run.
 
-    cores: of this machine, a number or "all". trainings: at a time on this machine; None: one for full runs, two
-    for the smaller ones, which leave cores idle. profile: folder of a Snakemake profile, such as one that
-    sends the notebooks to a cluster. touch: accept what is there as up to date instead of running anything.
-    dry: only say what would be run.
+    cores: notebooks at a time, at most, a number or "all" for as many as this machine has cores; each takes all cores
+    for itself. trainings: at a time on this machine; None: one for full runs, two for the smaller ones, which leave
+    cores idle. profile: folder of a Snakemake profile, such as one that sends the notebooks to a cluster. touch: accept
+    what is there as up to date instead of running anything. dry: only say what would be run.
     """
 
     cores: str = "all"

@@ -150,14 +150,14 @@ def add_report(command: argparse.ArgumentParser) -> None:
 
 def run_report(arguments) -> int:
     """Write report.html for finished runs."""
-    from kitlib import report, results, runs
+    from kitlib import batch, report, results
 
-    if arguments.out and len(arguments.experiments) > 1:
+    jobs = batch.jobs_for(arguments.experiments, arguments.profile, arguments.seed)
+    if arguments.out and len(jobs) > 1:
         raise KitError("--out takes one experiment")
-    for name in arguments.experiments:
-        run = runs.open_run(name, arguments.profile, arguments.seed)
-        results.of_run(run)
-        print(report.write_run(run.folder, arguments.out))
+    for job in jobs:
+        results.of_run(job.run)
+        print(report.write_run(job.run.folder, arguments.out))
     return 0
 
 

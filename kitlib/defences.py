@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from kitlib.models import first_line, float32_policy, in_float32
 from kitlib.settings import KitError, Settings, read_named
+from kitlib.wiring import image_shape
 
 import keras
 import pydantic
@@ -211,17 +212,14 @@ def wrap(model: keras.Model, defence: Defence, adaptive: bool = False, samples: 
 @float32_policy()
 def _around(model: keras.Model, defence: Defence, draws: int, **how) -> keras.Model:
     model = in_float32(model)
-    shape = getattr(model, "input_shape", None)
-    if shape is None:
-        raise KitError(f"a defence needs a model that knows its input shape, and {type(model).__name__} does not: put "
-                       "it into a functional one, keras.Model(pixels, model(pixels))")
+    shape = image_shape(model)
     try:
-        if None not in shape[1:]:
-            _Prepared(defence, draws, **how).call(tf.zeros((1, *shape[1:])))    # for its errors
+        if None not in shape:
+            _Prepared(defence, draws, **how).call(tf.zeros((1, *shape)))    # for its errors
     except (tf.errors.InvalidArgumentError, ValueError) as error:
-        raise KitError(f"{defence} does not go with images of {' x '.join(map(str, shape[1:]))}: "
+        raise KitError(f"{defence} does not go with images of {' x '.join(map(str, shape))}: "
                        f"{first_line(error)}") from None
-    pixels = keras.Input(shape[1:], name="pixels")
+    pixels = keras.Input(shape, name="pixels")
     logits = model(_Prepared(defence, draws, **how)(pixels))
     logits = logits if draws == 1 else _MeanOfDraws(draws)(logits)
     return keras.Model(pixels, logits, name=defence.name)

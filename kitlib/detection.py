@@ -13,9 +13,10 @@ import dataclasses
 
 from kitlib import attacks, defences
 from kitlib.attacks import InBall
+from kitlib.attacks.checks import check_images, check_model
 from kitlib.defences import Defence
 from kitlib.evaluation import softmax
-from kitlib.models import float32_policy, in_float32, predict_logits
+from kitlib.models import as_pixels, float32_policy, in_float32, predict_logits
 from kitlib.settings import KitError
 
 import keras
@@ -49,11 +50,13 @@ class Detector:
     def calibrated(self, images, false_positive_rate: float = 0.05) -> Detector:
         """The same detector with the lowest threshold at which at most this share of `images` raise an alarm.
 
-        images: clean, and used for nothing else: validation images. Raises KitError for an impossible share.
+        images: clean, and used for nothing else: validation images. Raises KitError for an impossible share, for bad
+        images, and for a model that returns no logits of two classes or more.
         """
         if not 0 < false_positive_rate < 1:
             raise KitError(f"the false-positive rate must lie between 0 and 1, not be {false_positive_rate}")
         scores = np.sort(self.score(images)[1])
+        check_model(self.model, as_pixels(images[:8]))
         allowed = int(false_positive_rate * len(scores) + 1e-9)     # alarms; 0.07 x 100 is not quite 7
         return dataclasses.replace(self, threshold=float(scores[-1 - allowed]))
 
@@ -61,8 +64,11 @@ class Detector:
         """(predictions, scores) of pixels, N x H x W x C; one pass of the model and one for each squeezer.
 
         A score is the largest L1 distance, over the squeezers, between the probabilities for the image and for
-        the squeezed image: from 0 to 2 (section V of the paper, its joint detector).
+        the squeezed image: from 0 to 2 (section V of the paper, its joint detector). images: float32 in [0, 1], or
+        uint8.
         """
+        images = np.asarray(images)
+        check_images(images[:1] / np.float32(255) if images.dtype == np.uint8 else images, "detector")
         probabilities = softmax(predict_logits(self._stacked, images, batch_size))
         distances = np.abs(probabilities[:, 1:] - probabilities[:, :1]).sum(-1)
         return probabilities[:, 0].argmax(-1), distances.max(-1)
@@ -111,9 +117,10 @@ def evade(detector: Detector, images, labels, attack: InBall, targets: int = 2, 
     images: float32, N x H x W x C, in [0, 1]. labels: int N, the true classes.
 
     Returns (adversarial images, evaded): `evaded`, bool N, says which are misclassified without an alarm. An
-    image that never does is the last one tried.
+    image that never does is the last one tried. Raises KitError for an attack that cannot be targeted.
     """
-    surrogate, targeted = detector.surrogate(), attack.model_copy(update={"targeted": True, "labels": "true"})
+    targeted = attacks.read({**attack.model_dump(), "targeted": True, "labels": "true"}, "evade, targeted")
+    surrogate = detector.surrogate()
     logits = predict_logits(detector.model, images, batch_size)
     logits[np.arange(len(labels)), labels] = -np.inf
     ranked = np.argsort(-logits, axis=1)[:, :min(targets, logits.shape[1] - 1)]

@@ -261,7 +261,7 @@ class Experiment(Settings):
         for what, name in (("the headline", self.evaluation.headline), ("the first of those shown", first)):
             if not isinstance(self.attacks.as_defined[name], attacks.InBall):
                 raise ValueError(f"{what} must be an attack with an eps, not '{name}'")
-        known = {*RESERVED, *self.attacks.all()}
+        known = {*RESERVED, *self.attacks.all()} - (set() if self.attacks.as_published else {"combined"})
         ids = [figure.id for figure in self.paper_figures]
         if twice := sorted({name for name in ids if ids.count(name) > 1}):
             raise ValueError(f"paper figure '{twice[0]}' stands twice")

@@ -33,7 +33,7 @@ def grad_cam(model: keras.Model, images, classes, layer: str | None = None, batc
         raise KitError(f"Grad-CAM needs a functional or sequential model, whose layers it can look into, not a "
                        f"{type(model).__name__}: use integrated gradients")
     chosen = model.get_layer(layer) if layer in _with_maps(model) else _last_with_maps(model, layer)
-    both = keras.Model(model.inputs[0], [chosen.output, model.outputs[0]])
+    both = keras.Model(model.inputs[0], [_output_in(model, chosen), model.outputs[0]])
 
     @tf.function(input_signature=_signature(images), autograph=False)
     def explain(pixels, wanted):
@@ -108,10 +108,16 @@ def _with_maps(model) -> list[str]:
     names, convolved = [], False
     for layer in model.layers:
         convolved |= any(len(weight.shape) == 4 for weight in layer.weights)
-        shape = getattr(layer.output, "shape", ())
+        shape = getattr(_output_in(model, layer), "shape", ())
         if convolved and len(shape) == 4 and shape[1:3] != (1, 1):
             names.append(layer.name)
     return names
+
+
+def _output_in(model, layer):
+    """What a layer makes in this very model; one that is a model itself has an output in its own graph, too."""
+    nodes = {node for level in getattr(model, "_functional", model)._nodes_by_depth.values() for node in level}
+    return next(node for node in reversed(layer._inbound_nodes) if node in nodes).output_tensors[0]
 
 
 def _last_with_maps(model, asked: str | None):

@@ -46,6 +46,12 @@ def finished(figure: Figure, synthetic: bool = False) -> Figure:
     return figure
 
 
+def short(name, most: int = 16) -> str:
+    """A class's name, cut where it would be longer than a picture is wide."""
+    name = str(name)
+    return name if len(name) <= most else name[: most - 1].rstrip() + "…"
+
+
 def picture(axes, image: np.ndarray, title: str = "", colour="black") -> None:
     """One image, H x W x C pixels, in true brightness: 0 is black and 1 is white. Of other than one or three channels
     their mean is shown."""
@@ -88,7 +94,9 @@ def class_counts(dataset: Dataset) -> Figure:
         bars = axes.bar(positions + 0.27 * (number - 1), counts, width=0.25, label=part)
         axes.bar_label(bars, fontsize=7)
     axes.set(xticks=positions, ylabel="images", title="Images of each class")
-    axes.set_xticklabels(dataset.class_names, rotation=30 if len(positions) > 5 else 0)
+    names = [short(name, 30) for name in dataset.class_names]
+    aslant = len(names) > 5 or max(map(len, names)) > 14
+    axes.set_xticklabels(names, **({"rotation": 30, "ha": "right"} if aslant else {}))
     axes.margins(y=0.3)
     axes.legend(ncols=len(parts), loc="upper center", fontsize=8)
     return figure
@@ -155,7 +163,9 @@ def one_attack(clean, attacked, before, after, label: int, class_names, names=("
     clean, attacked: H x W x C pixels; before, after: one probability a class; label: the class that the attack leads
     away from. Its bar is filled, and an answer other than it is written in red. The perturbation as in `attack_grid`.
     """
-    figure, axes = plt.subplots(1, 5, figsize=(9.6, max(2.2, 0.2 * len(class_names) + 0.5)),
+    class_names = [short(name) for name in class_names]
+    width = 9.6 + 0.35 * max(0, max(map(len, class_names)) - 10)
+    figure, axes = plt.subplots(1, 5, figsize=(width, max(2.2, 0.2 * len(class_names) + 0.5)),
                                 width_ratios=[1, 1, 1, 0.9, 0.9])
     for name, image, probabilities, left, right in zip(
             names, (clean, attacked), (before, after), (axes[0], axes[2]), axes[3:], strict=True):
@@ -212,10 +222,11 @@ def loss_along(losses: dict[str, np.ndarray], shares, largest: float) -> Figure:
 
 def confusion_matrices(matrices: dict[str, np.ndarray], class_names) -> Figure:
     """Counts, coloured by the rate within each true class; one matrix a title."""
-    class_names = [str(name).replace("$", r"\$") for name in class_names]    # seaborn draws them at once
+    class_names = [short(name, 24) for name in class_names]
     columns = min(3, len(matrices))
     rows = -(-len(matrices) // columns)
-    side = 1.6 + 0.42 * len(class_names)
+    side = 1.6 + 0.42 * len(class_names) + 0.09 * max(0, max(map(len, class_names)) - 10)
+    class_names = [name.replace("$", r"\$") for name in class_names]    # seaborn draws them at once
     figure, grid = plt.subplots(rows, columns, figsize=(side * columns, side * rows), squeeze=False)
     for axes in grid.flat[len(matrices):]:
         axes.set_axis_off()
@@ -385,6 +396,8 @@ def over_seeds(groups: dict[str, dict[str, dict]]) -> Figure:
                 colour, label = COLOURS.get(model, _PALETTE[number]), model if place == 0 else None
                 _spread(axes, spread, unders.index(under) + shift, colour, label)
         axes.set(title=title, xlim=(-0.02, 1.02), xlabel="accuracy", yticks=range(len(unders)), yticklabels=unders)
+    for axes in grid.flat[max(0, len(groups) - columns):len(groups)]:
+        axes.tick_params(labelbottom=True)      # below it there may be no panel whose numbers it could share
     grid[0, 0].invert_yaxis()
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4,
                   title="each seed, the mean, and its 95 % interval")
@@ -425,8 +438,10 @@ def predictions(situations: dict[str, tuple], labels, class_names) -> Figure:
     filled, the others are pale; the answer stands above the picture, in red where it is wrong.
     """
     rows, columns = len(labels), len(situations)
+    class_names = [short(name) for name in class_names]
     height = max(2.0, 0.2 * len(class_names) + 0.8)
-    figure, grid = plt.subplots(rows, 2 * columns, squeeze=False, figsize=(3.3 * columns, height * rows),
+    width = 3.3 + 0.13 * max(0, max(map(len, class_names)) - 10)
+    figure, grid = plt.subplots(rows, 2 * columns, squeeze=False, figsize=(width * columns, height * rows),
                                 width_ratios=[1.25, 1] * columns)
     for column, (title, (images, probabilities)) in enumerate(situations.items()):
         for row, label in enumerate(labels):
@@ -504,7 +519,9 @@ def recalls(records: dict[str, dict[str, dict]], classes) -> Figure:
             places = np.arange(len(situations)) + 0.3 * (number - (len(records) - 1) / 2)
             axes.errorbar(value, places, xerr=np.maximum(np.abs(ends - value), 0), fmt="o", ms=4, capsize=2,
                           label=model, color=COLOURS.get(model))
-        axes.set(xlim=(-3, 103), xlabel="recall, %", title=f"{name}, {found[0]['count']} images")
+        fewest, most = min(each["count"] for each in found), max(each["count"] for each in found)
+        images = f"{most}" if fewest == most else f"{fewest} to {most}"
+        axes.set(xlim=(-3, 103), xlabel="recall, %", title=f"{short(name)}, {images} images")
     grid[0][0].set(yticks=np.arange(len(situations)), yticklabels=situations)
     grid[0][0].invert_yaxis()
     figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(records), fontsize=9)

@@ -117,16 +117,18 @@ def draw_papers(figures: Path) -> list[Path]:
 
 
 def _drawn(letter: str, found: dict[str, Results], missing: list[str]) -> plots.Figure:
-    entries = {label: entry for each in found.values() for label, entry in _labelled(each).items()}
-    guessing = [_guessing(each) for each in found.values() for _ in each.paper]
-    return plots.claims(entries, guessing, f"Paper {letter}: claimed, reproduced, honest", _scale(found, missing))
+    ids = [entry.id for each in found.values() for entry in each.paper]
+    rows = {(f"{name}: " if ids.count(entry.id) > 1 else "") + _label(each, entry): (entry, _guessing(each))
+            for name, each in found.items() for entry in each.paper}
+    entries, guessing = ({label: row[part] for label, row in rows.items()} for part in (0, 1))
+    return plots.claims(entries, list(guessing.values()), f"Paper {letter}: claimed, reproduced, honest",
+                        _scale(found, missing))
 
 
-def _labelled(found: Results) -> dict[str, results.PaperEntry]:
-    """The paper's figures by what a row says: which one it is, and which attack answers it as defined."""
-    defined = {each["id"]: each["as_defined"] for each in found.experiment["paper_figures"]}
-    return {entry.id if defined[entry.id] == "clean" else f"{entry.id}\nhonest: {defined[entry.id]}": entry
-            for entry in found.paper}
+def _label(found: Results, entry: results.PaperEntry) -> str:
+    """What the row of a figure of the paper says: which one it is, and which attack answers it as defined."""
+    defined = {each["id"]: each["as_defined"] for each in found.experiment["paper_figures"]}[entry.id]
+    return entry.id if defined == "clean" else f"{entry.id}\nhonest: {defined}"
 
 
 def _guessing(found: Results) -> float:

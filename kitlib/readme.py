@@ -20,8 +20,8 @@ def fill_in(text: str, figures: Path) -> str:
     Raises KitError where a record or a key is missing.
     """
     makers = {
-        r"results: (\w+)": lambda name: f"\n{_run(results.read(figures / name / 'results.json'))}",
-        r"sweep: (\w+)": lambda name: f"\n{_sweep(sweeps.read(figures / 'sweeps' / name / 'aggregate.json'))}",
+        r"results: ([\w. -]+?)": lambda name: f"\n{_run(results.read(figures / name / 'results.json'))}",
+        r"sweep: ([\w. -]+?)": lambda name: f"\n{_sweep(sweeps.read(figures / 'sweeps' / name / 'aggregate.json'))}",
         r"value: (\S+) ([^>]+?)": lambda file, keys: _accuracy(_value(figures / file, keys)),
         r"minutes: (\S+) ([^>]+?)": lambda file, keys: f"{_value(figures / file, keys) / 60:.0f} minutes",
     }

@@ -4,9 +4,11 @@ from __future__ import annotations
 import base64
 import dataclasses
 import functools
+import shlex
 from pathlib import Path
 
 from kitlib import audit, results
+from kitlib import experiment as experiments
 from kitlib.files import write_text
 from kitlib.settings import KitError, format_epsilon
 
@@ -131,7 +133,7 @@ def audit_page(record: audit.AuditRecord, pictures: tuple[Picture, ...] = ()) ->
             tables=(Table.of(audit.attack_table(record)),), pictures=pictures),
         Section("The nineteen checks", tables=(_checks(record),)),
         Section("What each check asks", tables=(_questions(record),)),
-        _repeat(record.environment, record.command, record.date, record.seconds),
+        _repeat(record.environment, record.command, ("Date", record.date), ("Time taken", f"{record.seconds:.0f} s")),
     )
     return Page(f"Is this robustness real? {record.model}", f"{mark}{record.data}",
                 ((record.verdict.kind, record.verdict.sentence),), sections)
@@ -168,14 +170,12 @@ def _questions(record: audit.AuditRecord) -> Table:
     return Table(("", "check", "threshold", "a flag means", "source"), rows)
 
 
-def _repeat(environment: dict, command: str | None, date: str | None = None, seconds: float | None = None) -> Section:
+def _repeat(environment: dict, command: str | None, *further: tuple[str, str]) -> Section:
     facts = [("Python", environment.get("python", "")), ("Packages", _listed(environment.get("versions", {}))),
              ("Machine", f"{environment.get('system', '')}, {environment.get('processor', '')}, "
                          f"{environment.get('cores', '')} cores"),
              ("GPUs", ", ".join(environment.get("gpus", [])) or "none"),
-             ("Judged in", environment.get("judged_in", "float32"))]
-    facts += [("Date", date)] if date else []
-    facts += [("Time taken", f"{seconds:.0f} s")] if seconds is not None else []
+             ("Judged in", environment.get("judged_in", "float32")), *further]
     return Section("Versions, hardware, and how to repeat it", facts=tuple(facts), command=command)
 
 
@@ -198,8 +198,9 @@ def write_run(folder: Path, out: Path | None = None) -> Path:
 def run_page(found: results.Results, pictures: tuple[Picture, ...] = (), audits: dict | None = None) -> Page:
     experiment, audits = found.experiment, audits or {}
     verdicts = tuple((record.verdict.kind, f"{which}: {record.verdict.sentence}") for which, record in audits.items())
-    command = (f"python -m kitlib reproduce {experiment['name']} --profile {found.profile} --seed {found.seed}\n"
-               f"python -m kitlib report {experiment['name']} --profile {found.profile} --seed {found.seed}")
+    own = "" if experiment["name"] in experiments.names() else ".yaml"      # asked for by its file, wherever that lies
+    asked = f"{shlex.quote(experiment['name'] + own)} --profile {found.profile} --seed {found.seed}"
+    command = f"python -m kitlib reproduce {asked}\npython -m kitlib report {asked}"
     sections = (
         Section("What was asked", words=(experiment["summary"],), facts=(
             ("Data", found.source), ("Images", _counts(found.data)), ("Network", experiment["model"]["name"]),
@@ -215,7 +216,7 @@ def run_page(found: results.Results, pictures: tuple[Picture, ...] = (), audits:
           for which, record in audits.items()),
         Section("Pictures", pictures=pictures),
         Section("Choices that the paper leaves open", facts=tuple(experiment.get("choices", {}).items())),
-        _repeat(found.environment, command, seconds=sum(found.seconds.values())),
+        _repeat(found.environment, command, ("Time of both trainings", f"{sum(found.seconds.values()):.0f} s")),
     )
     return Page(experiment["title"], results.heading(found), verdicts,
                 tuple(section for section in sections if _says_something(section)))

@@ -155,9 +155,9 @@ def _verdict(figure: PaperFigure, published: Measured, control: Measured | None)
 
 
 def _isolates(figure: PaperFigure, published: Measured, control: Measured) -> bool:
-    """The flaw alone does what the attack does, or without the flaw the figure is not to be had."""
+    """The flaw alone does what the attack does; or without it the run comes out otherwise, and not at the figure."""
     same = control.agrees_with(published.accuracy)
-    return same if figure.control_is == "flaw alone" else not same
+    return same if figure.control_is == "flaw alone" else not (same or control.agrees_with(figure.paper / 100))
 
 
 def _why(figure, published, defined, control, stands_in: bool) -> str:
@@ -223,17 +223,22 @@ def of_run(run: Run, path: Path | None = None) -> Results:
     found = read(path)
     if own:
         run.refuse_other_data(path, found.data.get("identity"), "run its notebooks again")
-    if not _answers(found, run, path):
+    if not _answers(found, run):
         raise KitError(f"{path} belongs to other settings than experiment '{run.experiment.name}' has now: run its "
                        "notebooks again")
     return found.model_copy(update={"experiment": run.experiment.model_dump(mode="json")})
 
 
-def _answers(found: Results, run: Run, path: Path) -> bool:
+def answers(run: Run, path: Path) -> bool:
+    """Whether the record `path` is of the run's settings. Raises KitError where it is damaged."""
+    return _answers(read(path), run)
+
+
+def _answers(found: Results, run: Run) -> bool:
     """Whether results are of the run's settings and figures of the paper. A setting that the kit did not have yet when
     they were made has its default there, so that a new one makes nothing out of date."""
     try:
-        then = Experiment.read(found.experiment, str(path))
+        then = Experiment.read(found.experiment, "the record")
     except KitError:    # of a version that knew other settings
         return False
     figures = [{each.id: each for each in experiment.paper_figures} for experiment in (then, run.experiment)]

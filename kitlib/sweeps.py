@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from kitlib import plots, results, runs
 from kitlib.batch import Job
 from kitlib.experiment import REPOSITORY
-from kitlib.files import read_json, read_yaml, write_json, write_text
+from kitlib.files import folder_written_whole, read_json, read_yaml, write_json, write_text
 from kitlib.results import as_markdown, measured_for
 from kitlib.settings import KitError, Settings, slug, suggestion
 
@@ -61,7 +61,7 @@ def _labelled(axes: Any) -> Any:
 class Sweep(Settings):
     """Runs of one or more experiments, for each combination of the grid and each seed.
 
-    experiment: a name, the path of a YAML file, or a list of such.
+    experiment: a name, the path of a YAML file (in a sweep file: from that file's folder on), or a list of such.
     seeds: "0-4", "0-2, 7", a number or a list.
     grid: axes over settings. The key is a dotted path into the experiment, such as defended.epochs; the
         values are a list, or a mapping from labels to values where these are lists or mappings.
@@ -125,7 +125,12 @@ def load(name: str) -> Sweep:
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise KitError(f"sweep file {path} must be a mapping with the key 'experiment'")
-    return Sweep.read({"name": path.stem, **content}, f"sweep {path.name}")
+    sweep = Sweep.read({"name": path.stem, **content}, f"sweep {path.name}")
+    if path.parent != SWEEPS and sweep.name in names():
+        raise KitError(f"{path} is called '{sweep.name}' like a sweep of the kit, whose tables it would overwrite: "
+                       "give it another name")
+    asked = tuple(str(path.parent / each) if each.endswith((".yaml", ".yml")) else each for each in sweep.experiment)
+    return sweep.model_copy(update={"experiment": asked})
 
 
 def jobs_of(sweep: Sweep) -> list[Job]:
@@ -200,45 +205,55 @@ class Group(Settings):
 
 
 class Aggregate(Settings):
-    """What the finished runs of a sweep say together; `missing` are the folders of the others."""
+    """What the finished runs of a sweep say together; `missing` are the folders of the others.
+
+    published: how many of the finished are not here, and count by the record that was published with the sweep.
+    """
 
     schema_version: int = 1
     sweep: Sweep
     finished: int
+    published: int = 0
     missing: tuple[str, ...]
     groups: tuple[Group, ...]
 
 
-def aggregate(sweep: Sweep, stale: Collection[Path] = ()) -> Aggregate:
+def aggregate(sweep: Sweep, stale: Collection[Path] = (), published: bool = False) -> Aggregate:
     """Mean, spread and interval over seeds, for each experiment and combination of which a run is finished.
 
-    A run that is not here counts where its record was published with the sweep (see `publish`).
     stale: files results.json that are out of date; their runs count as missing.
+    published: whether a run that is not here counts by the record that was published with the sweep (see `publish`).
     Raises KitError where none is finished, or a results.json is damaged or of other settings.
     """
-    groups, missing, finished = [], [], 0
+    groups, missing, finished, elsewhere = [], [], 0, 0
     for variation, jobs in _combinations(sweep):
-        by_seed = {job.run.seed: found for job in jobs if (found := _finished(sweep, job, stale))}
+        here = {job.run.seed: results.of_run(job.run) for job in jobs if _is_finished(job, stale)}
+        others = _published_records(sweep, jobs) if published else {}
+        by_seed = others | here
         missing += [str(job.run.folder.relative_to(runs.runs_folder())) for job in jobs if job.run.seed not in by_seed]
-        finished += len(by_seed)
+        finished, elsewhere = finished + len(by_seed), elsewhere + len(by_seed) - len(here)
         if by_seed:
             groups.append(_group(variation, by_seed))
     if not groups:
-        raise KitError(f"no run of sweep '{sweep.name}' is finished: run python -m kitlib sweep {sweep.name} first")
-    return Aggregate(sweep=sweep, finished=finished, missing=tuple(missing), groups=tuple(groups))
+        raise KitError(f"no run of sweep '{sweep.name}' is finished: make sweep FILE=... runs them")
+    return Aggregate(sweep=sweep, finished=finished, published=elsewhere, missing=tuple(missing), groups=tuple(groups))
 
 
-def _finished(sweep: Sweep, job: Job, stale: Collection[Path]) -> results.Results | None:
-    here, published = job.run.path("results.json"), _published(sweep, job)
-    if here.exists():
-        return None if here in stale else results.of_run(job.run)
-    return results.of_run(job.run, published) if published.exists() else None
+def _is_finished(job: Job, stale: Collection[Path] = ()) -> bool:
+    return (path := job.run.path("results.json")).exists() and path not in stale
 
 
-def _published(sweep: Sweep, job: Job) -> Path:
-    """Where the record of a run lies once it is published."""
+def _published_records(sweep: Sweep, jobs: list[Job]) -> dict[int, results.Results]:
+    """Seed by seed, the published records of runs, but for those of other settings than the experiment has now."""
+    found = {job.run.seed: (job, PUBLISHED / sweep.name / _record_of(job)) for job in jobs}
+    return {seed: results.of_run(job.run, path) for seed, (job, path) in found.items()
+            if path.exists() and results.answers(job.run, path)}
+
+
+def _record_of(job: Job) -> Path:
+    """Where in the folder of a published sweep the record of a run lies."""
     place = job.run.folder.relative_to(runs.runs_folder())
-    return PUBLISHED / sweep.name / "records" / place.with_name(f"{place.name}.json")
+    return Path("records", place.with_name(f"{place.name}.json"))
 
 
 def _group(variation: dict[str, str], by_seed: dict[int, results.Results]) -> Group:
@@ -322,12 +337,18 @@ def heading(found: Aggregate) -> str:
     mark = "SYNTHETIC data, " if any(group.synthetic for group in found.groups) else ""
     seeds = ", ".join(map(str, found.sweep.seeds))
     runs_done = f"{found.finished} of {found.finished + len(found.missing)} runs"
+    runs_done += f", {found.published} of them as published" if found.published else ""
     title = f": {found.sweep.title}" if found.sweep.title else ""
     return f"Sweep {found.sweep.name} ({mark}profile {found.sweep.profile}, seeds {seeds}, {runs_done}){title}"
 
 
 def write(found: Aggregate, folder: Path) -> None:
-    """Tables as Markdown and CSV, pictures, and last of all aggregate.json."""
+    """Tables as Markdown and CSV, pictures, and aggregate.json, in place of what the folder held."""
+    with folder_written_whole(folder) as whole:
+        _write(found, whole)
+
+
+def _write(found: Aggregate, folder: Path) -> None:
     for name, table in {"accuracy": accuracy_table(found), "paper": paper_table(found)}.items():
         if len(table):
             write_text(folder / f"{name}.md", f"**{heading(found)}**\n\n{LEGEND}\n\n{as_markdown(table)}")
@@ -338,14 +359,16 @@ def write(found: Aggregate, folder: Path) -> None:
     write_json(folder / "aggregate.json", found.model_dump(mode="json"))
 
 
-def publish(found: Aggregate) -> Path:
-    """Write the tables, the pictures and, for a later aggregate elsewhere, the record of each run to PUBLISHED;
-    returns the folder."""
-    for job in jobs_of(found.sweep):
-        if record := _finished(found.sweep, job, ()):
-            write_json(_published(found.sweep, job), record.model_dump(mode="json"))
-    write(found, PUBLISHED / found.sweep.name)
-    return PUBLISHED / found.sweep.name
+def publish(found: Aggregate, folder: Path) -> None:
+    """As `write`, to the sweep's folder in PUBLISHED, with the record of each run for a later aggregate elsewhere."""
+    with folder_written_whole(folder) as whole:
+        for _, jobs in _combinations(found.sweep):
+            here = {job.run.seed: results.of_run(job.run) for job in jobs if _is_finished(job)}
+            records = _published_records(found.sweep, jobs) | here
+            for job in jobs:
+                if job.run.seed in records:
+                    write_json(whole / _record_of(job), records[job.run.seed].model_dump(mode="json"))
+        _write(found, whole)
 
 
 def pictures(found: Aggregate) -> dict[str, Figure]:

@@ -215,7 +215,7 @@ def test_a_picture_too_small_for_a_defence_and_a_model_of_unknown_shape_are_refu
 
     with pytest.raises(KitError, match="Gaussian blur, sigma 2 does not go with images of 8 x 8 x 1: paddings must be"):
         defences.deployed(trained_model, defences.read({"name": "gaussian", "sigma": 2}))
-    with pytest.raises(KitError, match="knows its input shape, and Mine does not"):
+    with pytest.raises(KitError, match="which images the model takes cannot be told"):
         defences.deployed(Mine(), defences.read("jpeg"))
 
 

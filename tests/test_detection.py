@@ -109,3 +109,25 @@ def test_an_impossible_false_positive_rate_is_refused(detector, images, rate):
 def test_impossible_squeezers_are_refused(trained_model, squeezers, message):
     with pytest.raises(KitError, match=message):
         Detector.of(trained_model, squeezers)
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda images: images * 255, "pixels must lie in"), (lambda images: images[:0], "there is no pixel"),
+    (lambda images: (images[:0] * 255).astype(np.uint8), "there is no pixel"),
+], ids=["scale", "none", "none of uint8"])
+def test_bad_images_are_refused(detector, clean, change, message):
+    with pytest.raises(KitError, match=message):
+        detector.calibrated(change(clean[0]))
+
+
+def test_a_detector_needs_logits_of_two_classes(trained_model, clean):
+    hidden = keras.ops.softmax(trained_model.outputs[0]) + 0.0      # no softmax is the last step
+    for outputs, message in ((hidden, "probabilities"), (trained_model.outputs[0][:, :1], "two or more classes wide")):
+        with pytest.raises(KitError, match=message):
+            Detector.of(keras.Model(trained_model.inputs, outputs), TWO_BITS).calibrated(clean[0])
+
+
+def test_an_attack_that_cannot_be_targeted_is_refused(detector, images, labels):
+    attack = attacks.read({"name": "pgd", "eps": 0.1, "loss": "dlr"})
+    with pytest.raises(KitError, match="evade, targeted"):
+        evade(detector, images[:4], labels[:4], attack)

@@ -271,3 +271,11 @@ def test_an_impossible_base_is_refused(tmp_path, base, message):
     file.write_text(f"{{based_on: {base}}}")
     with pytest.raises(KitError, match=message):
         experiment.load(str(file), "demo")
+
+
+def test_a_figure_is_of_all_published_attacks_only_where_there_are_any():
+    figure = {"id": "a", "paper": 50, "model": "baseline", "attack": "combined", "as_defined": "clean"}
+    published = experiment.load("digits_fgsm", "smoke").attacks.as_published
+    changes = {"attacks": {"as_published": dict.fromkeys(published)}, "paper_figures": [figure]}
+    with pytest.raises(KitError, match="paper figure 'a' names attack 'combined'"):
+        experiment.load("digits_fgsm", "smoke", changes)

@@ -135,3 +135,18 @@ def test_no_steps_and_no_convolution_are_refused(linear, pictures):
         explanations.integrated_gradients(linear, pictures, [0] * 5, steps=0)
     with pytest.raises(KitError, match="needs a convolutional network"):
         explanations.grad_cam(linear, pictures, [0] * 5)
+
+
+@pytest.mark.parametrize("kind", ["functional", "sequential"])
+def test_grad_cam_looks_at_what_a_nested_network_hands_on(cam_network, pictures, kind):
+    """A backbone under a head, as in transfer learning; the same network in one piece says what is right."""
+    backbone = keras.Model(cam_network.inputs, cam_network.layers[0].output, name="backbone")
+    if kind == "sequential":
+        nested = keras.Sequential([keras.Input(SHAPE), backbone, *cam_network.layers[1:]])
+    else:
+        pixels = keras.Input(SHAPE)
+        nested = keras.Model(pixels, cam_network.layers[2](cam_network.layers[1](backbone(pixels))))
+    expected = explanations.grad_cam(cam_network, pictures, [0, 1, 2, 0, 1])
+    np.testing.assert_allclose(explanations.grad_cam(nested, pictures, [0, 1, 2, 0, 1]), expected, atol=1e-6)
+    np.testing.assert_allclose(explanations.grad_cam(nested, pictures, [0] * 5, layer="backbone"),
+                               explanations.grad_cam(cam_network, pictures, [0] * 5), atol=1e-6)

@@ -101,3 +101,22 @@ def test_pictures_show_the_numbers_that_they_are_given():
     bars = [each for each in plots.accuracy_bars(clean, 0.1).axes[0].containers if hasattr(each, "patches")]
     assert {each.get_label(): each[0].get_width() for each in bars} == {"baseline": 90, "defended": 40}
     plt.close("all")
+
+
+@pytest.mark.filterwarnings("error")
+def test_long_names_of_classes_leave_the_pictures_legible(dataset):
+    names = ("chronic lymphocytic leukaemia", "acute myeloid leukaemia", "diffuse large B-cell lymphoma")
+    images = dataset.pixels("test")[:2]
+    matrices = plots.confusion_matrices({"clean": np.eye(3, dtype=int), "PGD": np.eye(3, dtype=int)}, names)
+    asked = plots.predictions({"clean": (images, np.full((2, 3), 0.3))}, [0, 1], names)
+    for figure in (matrices, asked):
+        figure.draw_without_rendering()
+        for axes in figure.axes:
+            assert min(axes.get_window_extent().size) > 0.7 * figure.dpi
+            assert figure.bbox.padded(1).contains(*axes.title.get_window_extent().p0)
+            assert figure.bbox.padded(1).contains(*axes.title.get_window_extent().p1)
+    labels = data.Dataset("mine", dataset.images, dataset.labels % 3, names, dataset.split, "")
+    counts = plots.class_counts(labels)
+    counts.draw_without_rendering()
+    ticks = [label.get_window_extent() for label in counts.axes[0].get_xticklabels()]
+    assert len(ticks) == 3 and ticks[0].x0 >= 0

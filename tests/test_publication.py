@@ -129,6 +129,20 @@ def test_each_paper_is_drawn_from_its_records_alone(tmp_path, monkeypatch):
     assert (f"profile {found.profile}" in axes.get_title()) == (found.profile != "full")
 
 
+def test_two_experiments_may_answer_the_same_figures_of_a_paper(tmp_path, monkeypatch):
+    record = json.loads((REPOSITORY / "figures/lung_ct/results.json").read_text())
+    for name in ("lung_ct", "lung_ct_mine"):
+        write_json(tmp_path / name / "results.json", record)
+    both = {"A": [], "B": ["lung_ct", "lung_ct_mine"]}
+    monkeypatch.setattr(publication.experiment, "of_paper", both.get)
+    drawn, keep = [], plots.keep
+    monkeypatch.setattr(plots, "keep", lambda *given: drawn.append(keep(*given).axes[0]))
+    publication.draw_papers(tmp_path)
+    labels = [label.get_text() for label in drawn[0].get_yticklabels()]
+    assert len(set(labels)) == 2 * len(record["paper"])
+    assert labels[0] == "lung_ct: normal clean" and "lung_ct_mine: normal clean" in labels
+
+
 def test_missing_experiments_and_synthetic_data_are_named(tmp_path, monkeypatch):
     record = json.loads((REPOSITORY / "figures/cifar10_exp2/results.json").read_text())
     write_json(tmp_path / "cifar10_exp2/results.json", record | {"profile": "full", "synthetic": True})

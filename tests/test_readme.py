@@ -34,6 +34,9 @@ def test_a_sweep_is_shown_by_its_paper_s_figures_or_by_its_headline(tmp_path, pa
     sweep = Sweep(name="two", experiment=("some",), seeds=(0, 1))
     found = Aggregate(sweep=sweep, finished=2, missing=(), groups=(group,))
     sweeps.write(found, tmp_path / "sweeps" / "two")
+    sweeps.write(found, tmp_path / "sweeps" / "2-runs")
+    shown = readme.fill_in("<!-- sweep: 2-runs -->\nold\n<!-- end -->", tmp_path)
+    assert "old" not in shown
     shown = readme.fill_in("<!-- sweep: two -->\nold\n<!-- end -->", tmp_path)
     assert "seeds 0, 1, 2 of 2 runs" in shown and "old" not in shown
     rows = [line.split(" | ")[1] for line in shown.splitlines() if line.startswith("| some")]

@@ -3,6 +3,7 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 from kitlib import __main__ as command_line
 from kitlib import batch, results, runs, sweeps
@@ -277,18 +278,42 @@ def test_a_sweep_is_published_beside_the_runs(written, command, capsys, monkeypa
     assert str(folder) in capsys.readouterr().out and not sweeps.load(path).folder.exists()
     assert {"accuracy.md", "accuracy.csv", "seeds.png"} <= {each.name for each in folder.iterdir()}
     found = sweeps.read(folder / "aggregate.json")
-    assert found == sweeps.aggregate(sweeps.load(path)) and found.finished == 2
+    assert found == sweeps.aggregate(sweeps.load(path)) and (found.finished, found.published) == (2, 0)
     # elsewhere the published records stand in for the runs, one by one
     first, second = sweeps.jobs_of(sweeps.load(path))
     first.run.path("results.json").unlink()
     finish(second, 60)
-    again = sweeps.aggregate(sweeps.load(path))
-    assert again.finished == 2 and again.groups[0].models["baseline"]["clean"].values == (0.8, 0.6)
+    again = sweeps.aggregate(sweeps.load(path), published=True)
+    assert again.groups[0].models["baseline"]["clean"].values == (0.8, 0.6)
+    assert "2 of 2 runs, 1 of them as published" in sweeps.heading(again)
+    # but never those of other settings, nor where a batch has failed
+    write_json(folder / sweeps._record_of(first), of_more_epochs(read_json(folder / sweeps._record_of(first))))
+    assert sweeps.aggregate(sweeps.load(path), published=True).missing == ("digits_fgsm/smoke/seed0",)
+    second.run.path("results.json").unlink()
+    assert command("sweep", path) == 137
+    assert "no run of sweep 'mine' is finished" in capsys.readouterr().out
+    # and what is published anew takes the place of all that was there
+    (folder / "an_old_axis.png").write_bytes(b"")
+    assert command("aggregate", path, "--publish") == 0
+    assert not (folder / "an_old_axis.png").exists() and (folder / sweeps._record_of(second)).exists()
+
+
+def test_a_sweep_finds_its_experiment_from_where_it_lies(written, tmp_path, monkeypatch):
+    own = Path(written((REPOSITORY / "notebooks/experiments/digits_fgsm.yaml").read_text(), "my own.yaml"))
+    path = written("{experiment: my own.yaml, profile: smoke}", "study.yaml")
+    monkeypatch.chdir(REPOSITORY)
+    job, = sweeps.jobs_of(sweeps.load(path))
+    assert job.run.experiment.name == "my own" and Path(job.experiment) == own
+
+
+def test_a_sweep_of_one_s_own_is_not_called_like_one_of_the_kit(written):
+    with pytest.raises(KitError, match="called 'digits_eps' like a sweep of the kit"):
+        sweeps.load(written("{experiment: digits_fgsm}", "digits_eps.yaml"))
 
 
 def test_git_takes_what_a_published_sweep_keeps():
     sweep = sweeps.load("paper_a_seeds")
-    for path in [sweeps._published(sweep, job) for job in sweeps.jobs_of(sweep)]:
+    for path in [sweeps.PUBLISHED / sweep.name / sweeps._record_of(job) for job in sweeps.jobs_of(sweep)]:
         asked = subprocess.run(["git", "check-ignore", "--no-index", str(path)], cwd=REPOSITORY, check=False)
         if asked.returncode > 1:
             pytest.skip("not a git checkout")
@@ -296,7 +321,7 @@ def test_git_takes_what_a_published_sweep_keeps():
 
 
 def test_a_published_record_stands_in_for_a_run_that_is_not_here():
-    found = sweeps.aggregate(sweeps.load("paper_a_seeds"))
+    found = sweeps.aggregate(sweeps.load("paper_a_seeds"), published=True)
     published = sweeps.read(sweeps.PUBLISHED / "paper_a_seeds" / "aggregate.json")
     assert found.groups == published.groups and found.missing == published.missing
 
@@ -356,3 +381,9 @@ def test_impossible_batches_are_refused(how, message, tmp_path):
     with pytest.raises(KitError, match=message):
         batch.run({"targets": []}, batch.How(**how))
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", ["results", "report", "publish"])
+def test_a_whole_paper_is_asked_for_by_its_name(command, capsys, name):
+    assert command(name, "paper_a", "--profile", "smoke") == 2
+    assert "there is no experiment" not in (said := capsys.readouterr().err) and "cifar10_exp1" in said

@@ -624,6 +624,54 @@ def without(data: Dataset, part: str) -> Dataset:
     return data
 
 
+def two_outputs() -> keras.Model:
+    net = network()
+    return keras.Model(net.inputs, [net.outputs[0], net.layers[-2].output])
+
+
+def under_policy(policy: str) -> keras.Model:
+    keras.config.set_dtype_policy(policy)
+    try:
+        return network()
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def with_layer(layer) -> keras.Model:
+    """The network with one more layer on its features."""
+    net = network()
+    return keras.Model(net.inputs, keras.layers.Dense(3)(layer(net.layers[-2].output)))
+
+
+def regularised() -> keras.Model:
+    return with_layer(keras.layers.Dense(8, kernel_regularizer="l2"))
+
+
+class Halved(keras.layers.Layer):
+    """As many write a layer: with no word of what every layer takes."""
+
+    def __init__(self):
+        super().__init__()
+
+    def call(self, features):
+        return features / 2
+
+
+class Placed(keras.layers.Layer):
+    """Adds an embedding, whose gradient is sparse, and holds a weight that nothing depends on."""
+
+    def __init__(self, **named):
+        super().__init__(**named)
+        self.embedding = keras.layers.Embedding(2, 8)
+
+    def build(self, shape):
+        self.idle = self.add_weight(shape=(2,), name="idle")
+        self.embedding.build(shape)
+
+    def call(self, features):
+        return features + self.embedding(keras.ops.zeros(1, "int32"))
+
+
 @pytest.mark.parametrize("data, net, values, message", [
     (lambda: toy_data(train=12), network, {}, "batch_size 16 is larger than the 12 training images"),
     (lambda: toy_data(train=2), network, {}, "no training image of class 'c'"),
@@ -635,11 +683,59 @@ def without(data: Dataset, part: str) -> Dataset:
     (toy_data, lambda: ending_in("softmax"), {}, "ends in softmax"),
     (toy_data, Coded, {}, "must be wrapped first"),
     (toy_data, any_size, {"method": "free"}, "method free"),
-], ids=["batch", "class", "best", "patience", "check", "classes", "shape", "softmax", "code", "free"])
+    (toy_data, two_outputs, {}, "of several outputs choose one"),
+    (toy_data, lambda: under_policy("mixed_bfloat16"), {}, "computes in less than float32"),
+    (toy_data, regularised, {}, "weight_decay"),
+], ids=["batch", "class", "best", "patience", "check", "classes", "shape", "softmax", "code", "free", "outputs",
+        "narrow", "regularised"])
 def test_impossible_trainings_are_refused_and_write_nothing(data, net, values, message, tmp_path):
     with pytest.raises(KitError, match=message):
         train(net(), data(), settings(**values), tmp_path / "new", progress=False)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("teacher, message", [
+    (lambda: ending_in("softmax"), "ends in softmax"), (lambda: network(classes=4), "the baseline knows 4 classes"),
+], ids=["softmax", "classes"])
+def test_a_teacher_is_checked_as_the_model_is(teacher, message, tmp_path):
+    with pytest.raises(KitError, match=message):
+        train(network(), toy_data(), settings(method="distilled"), tmp_path / "new", baseline=teacher(), progress=False)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_a_global_policy_does_not_change_the_training(policy, tmp_path):
+    plain, other = network(), network()
+    expected = train(plain, toy_data(), settings(), tmp_path / "plain", progress=False)["loss"]
+    keras.config.set_dtype_policy(policy)
+    try:
+        assert train(other, toy_data(), settings(), tmp_path / "other", progress=False)["loss"] == expected
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def test_layers_that_keras_cannot_copy_are_trained_as_they_are_or_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(loop, "choose_precision", lambda wanted: "bfloat16" if wanted == "auto" else wanted)
+    history = train(with_layer(Halved()), toy_data(), settings(), tmp_path / "auto")
+    assert history["precision"] == ["float32"] * 2 and "trained as it is, in float32" in capsys.readouterr().out
+    with pytest.raises(KitError, match="Keras cannot copy the model"):
+        train(with_layer(Halved()), toy_data(), settings(precision="bfloat16"), tmp_path / "asked", progress=False)
+
+
+@pytest.mark.parametrize("method", ["plain", "fgsm"])
+def test_sparse_and_missing_gradients_are_taken(method, tmp_path):
+    history = train(with_layer(Placed()), toy_data(), settings(method=method), tmp_path, progress=False)
+    assert history["loss"][1] < history["loss"][0]
+
+
+@pytest.mark.parametrize("values", [{}, {"method": "trades", "eps": "8/255"}, {"class_weights": True}],
+                         ids=["plain", "trades", "class weights"])
+def test_logits_are_float32_where_a_model_ends_in_a_function(values, tmp_path, monkeypatch):
+    net = network()
+    net = keras.Model(net.inputs, 2.0 * net.outputs[0])
+    assert twin(net, "bfloat16")(a_batch()[0]).dtype == tf.float32
+    history = train(net, toy_data(), settings(precision="bfloat16", **values), tmp_path, progress=False)
+    assert np.isfinite(history["loss"]).all()
 
 
 def test_a_model_that_takes_any_size_is_trained(tmp_path):

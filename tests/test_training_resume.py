@@ -275,6 +275,24 @@ for values in ({"method": "fgsm", "class_weights": True}, {"method": "free", "re
     values["precision"] = "float32"     # bfloat16 rounds the sums of a half batch otherwise than those of a whole
     results[str(values)] = [run(None, **values), run(two, **values)]
 results["deterministic"] = [run(None, method="fgsm_rs", deterministic=True) for _ in range(2)]
+from kitlib.settings import KitError
+images, odd = toy_data(), toy_data(validation=31)       # no device gets what another gets
+results["uneven"] = [
+    train(network(), odd, settings(precision="float32"), tempfile.mkdtemp(), progress=False, strategy=each)["val_loss"]
+    for each in (None, two)]
+folder, said = tempfile.mkdtemp(), []
+class Stop(tf.keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = True
+free = settings(method="free", replays=2, precision="float32")
+train(network(), images, free, folder, progress=False, strategy=two, callbacks=[Stop()])
+for batch_size, where, asked in ((17, tempfile.mkdtemp(), two), (16, folder, None)):
+    try:
+        values = free.model_copy(update={"batch_size": batch_size})
+        train(network(), images, values, where, progress=False, strategy=asked)
+    except KitError as error:
+        said.append(str(error))
+results["said"] = said
 print(json.dumps(results))
 """
 
@@ -284,6 +302,10 @@ def test_two_devices_do_as_one_and_deterministic_repeats_bit_for_bit():
     results = json.loads(said.splitlines()[-1])
     one, again = results.pop("deterministic")
     assert one == again
+    np.testing.assert_allclose(*results.pop("uneven"), rtol=1e-3)
+    uneven, other = results.pop("said")
+    assert "batch_size 17 cannot be split evenly over 2 devices" in uneven
+    assert "begun on another number of devices" in other
     for single, double in results.values():
         np.testing.assert_allclose(single[0], double[0], rtol=1e-4)
         np.testing.assert_allclose(single[1], double[1], rtol=1e-3)
@@ -330,3 +352,57 @@ def test_networks_that_are_wired_otherwise_are_other_trainings():
         return keras.Model(pixels, keras.layers.Dense(3)(x))
 
     assert fingerprint(net(0)) == fingerprint(net(0)) != fingerprint(net(1))
+
+
+def test_functions_and_their_numbers_make_another_training():
+    def net(function):
+        keras.utils.set_random_seed(0)
+        pixels = keras.Input(SHAPE)
+        return keras.Model(pixels, keras.layers.Dense(3)(keras.layers.Flatten()(function(pixels))))
+
+    functions = [keras.ops.relu, keras.ops.tanh, lambda x: x * 2.0, lambda x: x * 5.0,
+                 lambda x: x[:, :4], lambda x: x[:, 4:],
+                 lambda x: x + np.full(3, 1.0, np.float32), lambda x: x + np.full(3, 2.0, np.float32),
+                 lambda x: keras.ops.leaky_relu(x, 0.1), lambda x: keras.ops.leaky_relu(x, 0.2)]
+    found = [fingerprint(net(function))["network"] for function in functions]
+    assert len(set(found)) == len(functions) and found == [fingerprint(net(each))["network"] for each in functions]
+
+
+class StopIn(keras.callbacks.Callback):
+    """Asks Keras to stop, in this epoch (from 0) after this step, or at its end."""
+
+    def __init__(self, epoch, step=None):
+        super().__init__()
+        self.at, self.step = epoch, step
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.model.stop_training |= (self.epoch, batch) == (self.at, self.step)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training |= self.step is None and epoch == self.at
+
+
+@pytest.mark.parametrize("step, epochs", [(None, 2), (2, 1)], ids=["after an epoch", "within one"])
+def test_a_callback_may_stop_a_training_which_then_goes_on_from_its_last_whole_epoch(step, epochs, tmp_path):
+    chosen, expected = settings(epochs=3), network()
+    whole = train(expected, toy_data(), chosen, tmp_path / "whole", progress=False)
+    stopped, after = network(), network()
+    cut = train(stopped, toy_data(), chosen, tmp_path / "cut", progress=False, callbacks=[StopIn(1, step)])
+    assert cut["epoch"] == [1, 2][:epochs] and cut["loss"] == whole["loss"][:epochs]
+    train(after, toy_data(), settings(epochs=3), tmp_path / "whole2", progress=False, callbacks=[StopIn(epochs - 1)])
+    for weight, other in zip(stopped.get_weights(), after.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, other)
+    again = network()
+    assert_same(train(again, toy_data(), chosen, tmp_path / "cut", progress=False), whole)
+    for weight, other in zip(again.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, other)
+
+
+def test_a_training_that_is_stopped_in_its_first_epoch_leaves_the_model_as_it_was(tmp_path):
+    net = network()
+    before = net.get_weights()
+    history = train(net, toy_data(), settings(), tmp_path, progress=False, callbacks=[StopIn(0, 1)])
+    assert history["kept"] == [] and all(map(np.array_equal, net.get_weights(), before))

@@ -134,7 +134,7 @@ class Audit:
         for key, images in (("clean", clean), (name, found.images[:4])):
             probabilities = softmax(predict_logits(m.model, images))
             said = probabilities.argmax(1)
-            titles[key] = [f"{str(m.subject.class_names[s])[:16]} {100 * p:.0f} %"
+            titles[key] = [f"{plots.short(m.subject.class_names[s])} {100 * p:.0f} %"
                            for s, p in zip(said, probabilities.max(1), strict=True)]
             right[key] = list(said == m.labels[rows])
         return plots.attack_grid(clean, {name: found.images[:4]}, titles, right)

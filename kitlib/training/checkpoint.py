@@ -84,18 +84,40 @@ def fingerprint_of(settings, seed: int, dataset, network, baseline) -> dict:
 def _structure(network: keras.Model) -> list:
     """Layers, options, shapes and wiring, without the names, which Keras numbers through a whole process."""
     leaves = [layer for layer in network._flatten_layers() if not isinstance(layer, keras.Model)]
-    configs = [{**layer.get_config(), "name": None} for layer in leaves]
     shapes = [list(weight.shape) for weight in network.weights]
-    return [[type(layer).__name__ for layer in leaves], configs, shapes, _wiring(network)]
+    return [[_step(layer) for layer in leaves], shapes, _wiring(network)]
+
+
+def _step(operation) -> list:
+    """The kind and the options of a layer, or of a function of keras.ops, as far as it tells them."""
+    try:
+        options = {**operation.get_config(), "name": None}
+    except NotImplementedError:
+        options = {}
+    return [type(operation).__name__, options]
 
 
 def _wiring(network: keras.Model) -> list:
-    """For each operation in each functional model, the places of those that it takes its inputs from."""
+    """For each operation in each functional model, the places of those that it takes its inputs from, and what it is
+    called with beside them."""
     wired = []
     for model in network._flatten_layers():
         operations = getattr(model, "operations", [])
         places = {id(operation): place for place, operation in enumerate(operations)}
         nodes = [node for level in getattr(model, "_nodes_by_depth", {}).values() for node in level]
-        wired.append(sorted([places[id(node.operation)], *(places[id(tensor._keras_history.operation)]
-                                                           for tensor in node.input_tensors)] for node in nodes))
+        functions = [_step(each) for each in operations if not isinstance(each, keras.layers.Layer)]
+        calls = [(places[id(node.operation)], [places[id(tensor._keras_history.operation)]
+                                               for tensor in node.input_tensors], _constants(node)) for node in nodes]
+        wired.append([functions, sorted(calls)])
     return wired
+
+
+def _constants(node) -> list[str]:
+    given = keras.tree.flatten([node.arguments.args, node.arguments.kwargs])
+    constants = [each for each in given if each is not None and not isinstance(each, keras.KerasTensor)]
+    return [digests.of_arrays([np.asarray(each)]) if hasattr(each, "shape") else _stated(each) for each in constants]
+
+
+def _stated(constant) -> str:
+    said = repr(constant)
+    return type(constant).__name__ if " at 0x" in said else said     # an address is another in each process

@@ -18,7 +18,7 @@ from kitlib.training.optimizers import optimizer_for
 from kitlib.training.precision import choose_precision, has_faster_twin, twin
 from kitlib.training.settings import TrainingSettings
 from kitlib.training.steps import Training, training_for
-from kitlib.wiring import check_takes, refuse_probabilities
+from kitlib.wiring import check_takes, outputs_of, refuse_probabilities
 
 import keras
 import numpy as np
@@ -28,6 +28,7 @@ OVERFITTING_FALL = 0.20
 _STATIC_CHUNK = 2048
 
 
+@models.float32_policy()
 def train(
     model: keras.Model,
     dataset: Dataset,
@@ -50,7 +51,9 @@ def train(
         its weights are put into `model`. So after a change another training begins, beside what was there.
     seed: of data order, augmentation, dropout and attacks (the initial weights are the model's).
     baseline: the model on which method static makes its adversarial images, and distilled's teacher.
-    callbacks: further Keras callbacks; `callback.model` is the Training model, its `network` the network.
+    callbacks: further Keras callbacks; `callback.model` is the Training model, its `network` the network. They do not
+        name the training. Where one sets `stop_training`, `model` gets the weights of the last whole epoch, and a later
+        call with a model of the same first weights goes on from there.
     strategy: None takes all GPUs of this machine (batch_size is the global batch).
 
     Returns the history, lists with one entry an epoch: epoch, loss, accuracy and adversarial_accuracy
@@ -58,10 +61,12 @@ def train(
     catastrophic_overfitting (with a robust check), learning_rate, seconds, precision, kept (true for
     the epoch whose weights `model` now has). Accuracies are fractions.
 
-    Raises KitError for data that cannot be trained on, a damaged checkpoint, a loss that is no longer a
-    number, a full disk; what was on disk before is still there.
+    Raises KitError for data that cannot be trained on, a model that is not in float32 or has losses of its own (such as
+    weight regularisers), a damaged checkpoint, a loss that is no longer a number, a full disk; what was on disk
+    before is still there.
     """
-    _check(model, dataset, settings, baseline)
+    strategy = strategy or _all_gpus()
+    _check(model, dataset, settings, baseline, strategy.num_replicas_in_sync)
     if settings.deterministic:
         keras.utils.set_random_seed(seed)  # determinism refuses unseeded random operations
         tf.config.experimental.enable_op_determinism()
@@ -75,7 +80,7 @@ def train(
         state = resumed(path, fingerprint) or State(fingerprint)
         if not state.finished:
             job = _Job(model, dataset, settings, seed, state, path, progress)
-            job.run(baseline, callbacks, strategy or _all_gpus())
+            job.run(baseline, callbacks, strategy)
         for served in folder.glob("static*.npy"):
             served.unlink()
         model.set_weights(state.kept)
@@ -98,12 +103,13 @@ class _Job:
         self.model, self.dataset, self.settings, self.seed = model, dataset, settings, seed
         self.state, self.path, self.progress = state, path, progress
         self.precision = choose_precision(settings.precision)
+        self.first = model.get_weights()
 
     def run(self, baseline, callbacks, strategy) -> None:
         variants = self._static_images(baseline) if self.settings.method == "static" else []
         examples = Examples(self.dataset.images, self.dataset.labels, self.dataset.split["train"], variants)
         steps = len(examples) // self.settings.batch_size
-        training = self._prepared(strategy, steps, baseline)
+        self.steps, training = steps, self._prepared(strategy, steps, baseline)
         self._announce(steps, strategy)
         first = len(self.state.epochs)
         if not _stops(self.state.epochs, self.settings):
@@ -119,18 +125,34 @@ class _Job:
         """The Training model, compiled, in the state of the checkpoint."""
         settings = self.settings
         with strategy.scope():
-            alone = self.precision == "float32" and strategy.num_replicas_in_sync == 1
-            as_it_is = alone and not has_faster_twin(self.model)
-            network = self.model if as_it_is else twin(self.model, self.precision)
+            network = self._network(alone=strategy.num_replicas_in_sync == 1)
             teacher = twin(baseline, self.precision) if settings.method == "distilled" else None
             training = training_for(settings, network, _class_weights(self.dataset, settings), self.seed, teacher)
             updates = steps * (settings.replays if settings.method == "free" else 1)
-            # XLA is slower than TensorFlow's own kernels on CPUs
-            training.compile(optimizer=optimizer_for(settings, updates), jit_compile=False)
+            # XLA is slower than TensorFlow's own kernels on CPUs; nothing here scales a loss, so nothing is to unscale
+            # gradients.
+            training.compile(optimizer=optimizer_for(settings, updates), jit_compile=False, auto_scale_loss=False)
             training.optimizer.build(network.trainable_variables)
             _seed_dropout(network, self.seed)
-            _restore(training, self.state.variables)
+            try:
+                _restore(training, self.state.variables)
+            except ValueError:      # free's perturbation has the size of a device's part of the batch
+                raise KitError(f"{self.path} was begun on another number of devices: go on with as many, or delete "
+                               "it") from None
         return training
+
+    def _network(self, alone: bool) -> keras.Model:
+        """What is trained: the model itself, or its twin where that is faster or must be."""
+        if alone and self.precision == "float32" and not has_faster_twin(self.model):
+            return self.model
+        try:
+            return twin(self.model, self.precision)
+        except KitError as error:
+            if not (alone and (self.precision == "float32" or self.settings.precision == "auto")):
+                raise
+            self._say(f"trained as it is, in float32: {error}")
+            self.precision = "float32"
+            return self.model
 
     def _validation(self) -> tf.data.Dataset | None:
         indices = self.dataset.split.get("validation", ())
@@ -155,7 +177,7 @@ class _Job:
         self.state.variables = _variables(training)
         self.state.save(self.path)
         self._report(record)
-        training.stop_training = _stops(self.state.epochs, self.settings)
+        training.stop_training |= _stops(self.state.epochs, self.settings)
 
     def _refuse_a_diverged_epoch(self, training: Training, logs: dict) -> None:
         """The last step's loss is that of the weights before it: what the step did shows only in the weights and in
@@ -185,9 +207,18 @@ class _Job:
         accuracy = float(result.accuracy)
         return {"robust_accuracy": accuracy, "catastrophic_overfitting": before - accuracy > OVERFITTING_FALL}
 
+    def drop_epoch(self, training: Training) -> None:
+        """Go back to the end of the last whole epoch: a callback has stopped this one."""
+        if self.state.variables:
+            _restore(training, self.state.variables)
+        else:
+            training.network.set_weights(self.first)
+
     def _finish(self, training: Training) -> None:
         self._to_model(training)
         self.state.kept = self.state.kept or self.model.get_weights()
+        if not _stops(self.state.epochs, self.settings):    # a callback has stopped it: what is saved goes on from here
+            return
         self.state.variables, self.state.finished = {}, True
         self.state.save(self.path)
         if self.progress and self.settings.keep != "last":
@@ -248,7 +279,7 @@ class _EndOfEpoch(keras.callbacks.Callback):
         self.job = job
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.started = time.perf_counter()
+        self.started, self.done = time.perf_counter(), 0
         limit = self.job.settings.inference_mode_after
         if limit is not None and epoch >= limit and self.model.training_mode:
             self.model.training_mode = False
@@ -257,9 +288,13 @@ class _EndOfEpoch(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         if not math.isfinite(float(logs["loss"])):
             raise self.job.diverged(f"step {batch + 1}")
+        self.done = batch + 1
 
     def on_epoch_end(self, epoch, logs=None):
-        self.job.end_epoch(self.model, logs, time.perf_counter() - self.started)
+        if self.done < self.job.steps:
+            self.job.drop_epoch(self.model)
+        else:
+            self.job.end_epoch(self.model, logs, time.perf_counter() - self.started)
 
 
 def _kept(epochs: list[dict], settings: TrainingSettings) -> int:
@@ -342,7 +377,7 @@ def _all_gpus() -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy() if many else tf.distribute.get_strategy()
 
 
-def _check(model, dataset: Dataset, settings: TrainingSettings, baseline) -> None:
+def _check(model, dataset: Dataset, settings: TrainingSettings, baseline, replicas: int) -> None:
     """Raises KitError where this training cannot work or would mislead."""
     empty = [name for name, n in zip(dataset.class_names, _class_counts(dataset), strict=True) if n == 0]
     if empty:
@@ -351,17 +386,24 @@ def _check(model, dataset: Dataset, settings: TrainingSettings, baseline) -> Non
     if settings.batch_size > images:
         raise KitError(f"batch_size {settings.batch_size} is larger than the {images} training images of "
                        f"'{dataset.name}': choose {images} or less")
-    check_takes(model, dataset.images.shape[1:])
-    refuse_probabilities(model)
+    if settings.batch_size % replicas:
+        raise KitError(f"batch_size {settings.batch_size} cannot be split evenly over {replicas} devices: choose a "
+                       f"multiple of {replicas}")
+    _check_network(model, dataset, "the model")
+    if any(part.compute_dtype in models.NARROW for part in model._flatten_layers()):
+        raise KitError("the model computes in less than float32: build it under the float32 policy; the setting "
+                       "`precision` says what it is trained in")
+    if model.losses:
+        raise KitError("the model has losses of its own (a regulariser, add_loss), which no method here adds to its "
+                       "loss: build it without them; the setting `weight_decay` does what an L2 regulariser is for")
     if settings.method == "free" and None in model.input_shape[1:]:
         raise KitError("method free keeps a perturbation for each pixel: build the model for images of "
                        f"{dataset.images.shape[1:]}, not of {model.input_shape[1:]}")
-    if model.output_shape[-1] != len(dataset.class_names):
-        raise KitError(f"the model knows {model.output_shape[-1]} classes, "
-                       f"data '{dataset.name}' has {len(dataset.class_names)}")
     if settings.needs_baseline and baseline is None:
         what = {"static": "makes its images on a baseline", "distilled": "learns from a teacher"}[settings.method]
         raise KitError(f"method {settings.method} {what}: train that first and pass it as `baseline`")
+    if settings.needs_baseline:
+        _check_network(baseline, dataset, "the baseline")
     validated = len(dataset.split.get("validation", ())) > 0
     needs = settings.keep == "best" or (settings.patience and settings.keep == "last")
     if needs and not validated:
@@ -370,3 +412,12 @@ def _check(model, dataset: Dataset, settings: TrainingSettings, baseline) -> Non
     check = settings.robust_check
     if check and not len(dataset.split.get(check.part, ())):
         raise KitError(f"robust_check: data '{dataset.name}' has no {check.part} images")
+
+
+def _check_network(model, dataset: Dataset, what: str) -> None:
+    check_takes(model, dataset.images.shape[1:])
+    outputs_of(model)
+    refuse_probabilities(model)
+    if model.output_shape[-1] != len(dataset.class_names):
+        raise KitError(f"{what} knows {model.output_shape[-1]} classes, data '{dataset.name}' has "
+                       f"{len(dataset.class_names)}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from kitlib.models import copy_weights
+from kitlib.models import copy_weights, first_line
+from kitlib.settings import KitError
 from kitlib.wiring import is_wired
 
 import keras
@@ -98,7 +99,7 @@ def twin(network: keras.Model, precision: str) -> keras.Model:
 
     Logits stay float32, and so does the normalisation of the images, which would lose small
     perturbations in bfloat16. Weights are float32 and in the same order, so they can be copied between a
-    network and its twin.
+    network and its twin. Raises KitError where Keras cannot make a copy.
     """
     policy = "mixed_bfloat16" if precision == "bfloat16" else "float32"
     last, exact = _last_of(network), (keras.layers.Rescaling, keras.layers.Normalization)
@@ -110,7 +111,11 @@ def twin(network: keras.Model, precision: str) -> keras.Model:
         kind = FusedBatchNormalization if _can_be_fused(layer) else type(layer)
         return kind.from_config(config)
 
-    copy = keras.models.clone_model(network, clone_function=copied, recursive=True)
+    try:
+        copy = keras.models.clone_model(network, clone_function=copied, recursive=True)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise KitError(f"Keras cannot copy the model to train it in {precision} ({first_line(error)}): its own layers "
+                       "must take what their get_config() returns, or train it with precision: float32") from None
     copy_weights(network, copy)
     return copy
 
@@ -124,6 +129,12 @@ def _layers_of(model: keras.Model) -> Iterator[keras.layers.Layer]:
 
 
 def _last_of(model: keras.Model) -> keras.layers.Layer:
-    """The layer that makes the output, be it in a model that it holds."""
+    """The last layer on the way to the output, be it in a model that it holds; functions after it have no precision of
+    their own."""
     step = model.outputs[0]._keras_history.operation
+    while not isinstance(step, keras.layers.Layer):
+        inputs = step._inbound_nodes[-1].input_tensors
+        if not inputs:
+            break
+        step = inputs[0]._keras_history.operation
     return _last_of(step) if is_wired(step) else step

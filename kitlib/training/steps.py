@@ -31,6 +31,9 @@ class Training(keras.Model):
     def call(self, pixels, training=False):
         return self.network(pixels, training=training)
 
+    def _maybe_symbolic_build(self, **_batch) -> None:
+        """Nothing is left to build, and Keras's way to it fails where devices get unequal parts of a batch."""
+
     def train_step(self, batch):
         images, labels = batch
         loss, gradients = self.loss_and_gradients(images, labels)
@@ -47,13 +50,14 @@ class Training(keras.Model):
 
     def test_step(self, batch):
         images, labels = batch
-        logits = self.network(images, training=False)
+        logits = self.logits(images, training=False)
         self.loss_metric.update_state(cross_entropy(labels, logits))
         self.accuracy_metric.update_state(labels, logits)
         return {"loss": self.loss_metric.result(), "accuracy": self.accuracy_metric.result()}
 
-    def logits(self, images):
-        return self.network(images, training=self.training_mode)
+    def logits(self, images, training: bool | None = None):
+        """Float32, also of a network that ends in a function of what it computes in bfloat16."""
+        return tf.cast(self.network(images, training=self.training_mode if training is None else training), tf.float32)
 
     def mean_loss(self, logits, labels):
         """Cross-entropy, weighted by class, of this replica's part of the mean over the global batch."""
@@ -95,7 +99,7 @@ class Distilled(Training):
 
     def loss_and_gradients(self, images, labels):
         temperature = self.settings.temperature
-        targets = tf.nn.softmax(self.teacher(images, training=False) / temperature)
+        targets = tf.nn.softmax(tf.cast(self.teacher(images, training=False), tf.float32) / temperature)
         with tf.GradientTape() as tape:
             logits = self.logits(images)
             losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits / temperature)
@@ -248,13 +252,13 @@ class Trades(AdversarialTraining):
 
     def _most_divergent(self, images):
         attack, training = self.attack, self.attack_in_training_mode()
-        clean_logits = self.network(images, training=training)
+        clean_logits = self.logits(images, training)
         start = 0.001 * tf.random.stateless_normal(tf.shape(images), self.step_seeds(1)[0])
 
         def ascend(number, adversarial):
             with tf.GradientTape() as tape:
                 tape.watch(adversarial)
-                divergence = kl_divergence(clean_logits, self.network(adversarial, training=training))
+                divergence = kl_divergence(clean_logits, self.logits(adversarial, training))
             direction = tape.gradient(divergence, adversarial)
             return number + 1, attack.project(adversarial + attack.uphill(direction, attack.stride), images)
 
@@ -303,4 +307,9 @@ def _replicas() -> int:
 
 
 def _added(some: list, others: list) -> list:
-    return [one + other for one, other in zip(some, others, strict=True)]
+    """Sums of gradients; None, of a weight that the loss does not depend on, counts as zero."""
+    def total(one, other):
+        given = [tf.convert_to_tensor(each) for each in (one, other) if each is not None]   # of embeddings it is sparse
+        return tf.add_n(given) if given else None
+
+    return [total(one, other) for one, other in zip(some, others, strict=True)]
