@@ -43,7 +43,9 @@ def sweep(arguments) -> int:
     if how.dry:
         return status
     try:
-        _aggregate(sweeps.aggregate(asked, batch.out_of_date(config) if status else ()), asked.folder)
+        found = sweeps.aggregate(asked, batch.out_of_date(config) if status else ())
+        sweeps.write(found, asked.folder)
+        _print_aggregate(found, asked.folder)
     except KitError as error:
         if not status:
             raise
@@ -58,14 +60,18 @@ def aggregate(arguments) -> int:
 
     asked = sweeps.load(arguments.sweep)
     found = sweeps.aggregate(asked, published=True)
-    _aggregate(found, sweeps.PUBLISHED / asked.name if arguments.publish else asked.folder)
+    folder = sweeps.PUBLISHED / asked.name if arguments.publish else asked.folder
+    if arguments.publish:
+        sweeps.publish(found)
+    else:
+        sweeps.write(found, folder)
+    _print_aggregate(found, folder)
     return 0
 
 
-def _aggregate(found, folder: Path) -> None:
+def _print_aggregate(found, folder: Path) -> None:
     from kitlib import sweeps
 
-    (sweeps.publish if folder.parent == sweeps.PUBLISHED else sweeps.write)(found, folder)
     print(f"\n{sweeps.heading(found)}\n{folder}\n{sweeps.LEGEND}\n")
     print(sweeps.accuracy_table(found).to_string(index=False))
     for missing in found.missing:

@@ -227,9 +227,8 @@ def aggregate(sweep: Sweep, stale: Collection[Path] = (), published: bool = Fals
     """
     groups, missing, finished, elsewhere = [], [], 0, 0
     for variation, jobs in _combinations(sweep):
-        here = {job.run.seed: results.of_run(job.run) for job in jobs if _is_finished(job, stale)}
-        others = _published_records(sweep, jobs) if published else {}
-        by_seed = others | here
+        here = _records_here(jobs, stale)
+        by_seed = (_published_records(sweep, jobs) if published else {}) | here
         missing += [str(job.run.folder.relative_to(runs.runs_folder())) for job in jobs if job.run.seed not in by_seed]
         finished, elsewhere = finished + len(by_seed), elsewhere + len(by_seed) - len(here)
         if by_seed:
@@ -239,8 +238,10 @@ def aggregate(sweep: Sweep, stale: Collection[Path] = (), published: bool = Fals
     return Aggregate(sweep=sweep, finished=finished, published=elsewhere, missing=tuple(missing), groups=tuple(groups))
 
 
-def _is_finished(job: Job, stale: Collection[Path] = ()) -> bool:
-    return (path := job.run.path("results.json")).exists() and path not in stale
+def _records_here(jobs: list[Job], stale: Collection[Path] = ()) -> dict[int, results.Results]:
+    """Seed by seed, the records of the runs that are here and up to date."""
+    there = [job for job in jobs if (path := job.run.path("results.json")).exists() and path not in stale]
+    return {job.run.seed: results.of_run(job.run) for job in there}
 
 
 def _published_records(sweep: Sweep, jobs: list[Job]) -> dict[int, results.Results]:
@@ -359,12 +360,11 @@ def _write(found: Aggregate, folder: Path) -> None:
     write_json(folder / "aggregate.json", found.model_dump(mode="json"))
 
 
-def publish(found: Aggregate, folder: Path) -> None:
+def publish(found: Aggregate) -> None:
     """As `write`, to the sweep's folder in PUBLISHED, with the record of each run for a later aggregate elsewhere."""
-    with folder_written_whole(folder) as whole:
+    with folder_written_whole(PUBLISHED / found.sweep.name) as whole:
         for _, jobs in _combinations(found.sweep):
-            here = {job.run.seed: results.of_run(job.run) for job in jobs if _is_finished(job)}
-            records = _published_records(found.sweep, jobs) | here
+            records = _published_records(found.sweep, jobs) | _records_here(jobs)
             for job in jobs:
                 if job.run.seed in records:
                     write_json(whole / _record_of(job), records[job.run.seed].model_dump(mode="json"))

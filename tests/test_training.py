@@ -730,7 +730,7 @@ def test_sparse_and_missing_gradients_are_taken(method, tmp_path):
 
 @pytest.mark.parametrize("values", [{}, {"method": "trades", "eps": "8/255"}, {"class_weights": True}],
                          ids=["plain", "trades", "class weights"])
-def test_logits_are_float32_where_a_model_ends_in_a_function(values, tmp_path, monkeypatch):
+def test_logits_are_float32_where_a_model_ends_in_a_function(values, tmp_path):
     net = network()
     net = keras.Model(net.inputs, 2.0 * net.outputs[0])
     assert twin(net, "bfloat16")(a_batch()[0]).dtype == tf.float32
