@@ -81,5 +81,5 @@ lock: ## make both lock files anew from pyproject.toml (needs uv)
 	$(COMPILE) --extra test --extra download --extra cluster --output-file requirements.lock pyproject.toml
 	$(COMPILE) --all-extras --constraint requirements.lock --output-file requirements-peers.lock pyproject.toml
 
-clean: ## remove .venv and what Snakemake remembers (runs/ stays)
-	rm -rf .venv .snakemake
+clean: ## remove .venv (runs/ stays)
+	rm -rf .venv

@@ -113,10 +113,10 @@ def run_audit(arguments) -> int:
 
     measurements = audit.Measurements(subject, effort, arguments.seed, say, progress=sys.stderr.isatty())
     found = audit.run(measurements, **about, quick=arguments.quick, command=_command())
+    _print(found.record)    # first, so that it is not lost where it cannot be written
     with files.folder_written_whole(folder) as whole:
         found.write(whole)
         report.write_audit(whole)
-    _print(found.record)
     print(f"\n{printable(folder / 'audit.json')}\n{printable(folder / 'report.html')}")
     return 0
 

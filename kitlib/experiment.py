@@ -311,7 +311,7 @@ def names() -> list[str]:
 
 def of_paper(letter: str) -> list[str]:
     """The experiments that answer figures of paper "A" or "B" on its own data."""
-    loaded = {name: load(name, "full") for name in names()}
+    loaded = {name: load(name, "full") for name in names() if "full" in _content(_path_of(name))["profiles"]}
     return [name for name, content in loaded.items()
             if content.paper == letter and content.paper_figures and not content.stands_in]
 
@@ -325,8 +325,8 @@ def load(name: str, profile: str = "demo", overrides: dict | str | None = None) 
     Raises KitError for an unknown experiment or profile, unknown keys, and impossible values.
     """
     path = _path_of(name)
-    content = _with_base(_read_yaml(path), path.parent)
-    profiles = content.pop("profiles", {})
+    content = _content(path)
+    profiles = content.pop("profiles")
     if profile not in profiles:
         raise KitError(f"experiment '{name}' has no profile '{profile}'{suggestion(str(profile), profiles)}")
     if not isinstance(profiles[profile] or {}, dict):
@@ -373,6 +373,11 @@ def _with_base(content: dict, folder: Path) -> dict:
     if "based_on" in base:
         raise KitError(f"based_on: '{name}' is itself based on '{base['based_on']}': name that one")
     return _merge(base, content)
+
+
+def _content(path: Path) -> dict:
+    """What a file says, and what it takes over from the one it is based on."""
+    return {"profiles": {}} | _with_base(_read_yaml(path), path.parent)
 
 
 def _path_of(name: str, folder: str | Path = "") -> Path:

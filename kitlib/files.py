@@ -18,6 +18,7 @@ from kitlib.settings import KitError
 import numpy as np
 import yaml
 
+_FINDERS = ".DS_Store"  # which macOS leaves in every folder that is looked at
 _FREE_SPACE = "free space or choose another folder"
 
 
@@ -87,8 +88,10 @@ def check_folder(path: Path, may_hold: set[str]) -> None:
     try:
         if path.exists() and not path.is_dir():
             raise KitError(f"{path} is a file: choose a folder")
-        held = (str(entry.relative_to(path)) for entry in path.rglob("*") if not entry.is_dir())
-        others = list(itertools.islice((name for name in held if name not in may_hold), 4))
+        if path.is_mount():
+            raise KitError(f"{path} is a mount point, in whose place no other folder can be put: choose a folder in it")
+        held = (entry.relative_to(path) for entry in path.rglob("*") if not entry.is_dir() and entry.name != _FINDERS)
+        others = list(itertools.islice((str(name) for name in held if str(name) not in may_hold), 4))
         path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryDirectory(dir=path.parent).cleanup()
     except OSError as error:

@@ -228,7 +228,7 @@ def _is_made_so(run: Run, name: str, kept: Kept) -> bool:
 
 def _refuse_to_replace(run: Run, name: str) -> None:
     path = run.path(f"models/{name}.keras")
-    if path.exists() and not is_placed(run, name):
+    if path.exists() and run.path(f"records/{name}.json").exists() and not is_placed(run, name):
         raise KitError(f"{path} was trained in this run: nothing is put in its place. Move {run.folder} away, or give "
                        "overrides, which make another run")
 

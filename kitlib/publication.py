@@ -44,6 +44,7 @@ def publish(run: Run, figures: Path) -> Published:
         write_json(folder / "results.json", found.model_dump(mode="json"))
         left_out = _copy(run, folder, found.fingerprint)
         left_out |= pretrained.keep(run, found, folder / "models", room)
+        left_out |= _audits_lost(target, folder)
     return Published(target, left_out)
 
 
@@ -76,6 +77,13 @@ def _copy(run: Run, folder: Path, fingerprint: str) -> dict[str, str]:
     return left_out
 
 
+def _audits_lost(before: Path, now: Path) -> dict[str, str]:
+    """The audits that were published before and that the run does not have, which no notebook makes."""
+    audits = [str(path.parent.relative_to(before)) for path in before.glob("audit/*/audit.json")]
+    return {name: "published before, and not made in this run: python -m kitlib audit --run"
+            for name in sorted(audits) if not (now / name).exists()}
+
+
 def _is_of(record, fingerprint: str) -> bool:
     return isinstance(record, dict) and record.get("fingerprint") == fingerprint
 
@@ -93,7 +101,7 @@ def _names(text: str, name: str) -> bool:
 
 def _files(run: Run) -> Iterable[Path]:
     """The pictures lie at the top of the published folder; reports hold their own pictures."""
-    for pattern in ("figures/*.png", "tables/*.md", "tables/*.csv", "records/*.json",
+    for pattern in ("figures/[!.]*.png", "tables/[!.]*.md", "tables/[!.]*.csv", "records/[!.]*.json",
                     "audit/*/audit.json", "audit/*/report.html"):
         yield from sorted(run.folder.glob(pattern))
 

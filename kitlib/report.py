@@ -102,7 +102,7 @@ def picture(path: Path, caption: str) -> Picture:
 
 def _pictures(folder: Path, captions: dict[str, str]) -> tuple[Picture, ...]:
     """The PNGs of a folder: those with a caption first, in its order, then the others by name."""
-    there = {path.stem: path for path in sorted(folder.glob("*.png"))}
+    there = {path.stem: path for path in sorted(folder.glob("[!.]*.png"))}
     order = [name for name in captions if name in there] + [name for name in there if name not in captions]
     return tuple(picture(there[name], caption_of(name, captions)) for name in order)
 

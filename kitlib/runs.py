@@ -140,7 +140,7 @@ class Run:
         Raises KitError for a name that the experiment does not have.
         """
         trained = self.experiment.trained(name)
-        made = {"data": self.experiment.data, "model": trained.model, "training": trained.training}
+        made = {"data": _wherever_from(self.experiment.data), "model": trained.model, "training": trained.training}
         made = {part: settings.model_dump(mode="json") for part, settings in made.items()}
         if trained.training.needs_baseline:
             made["baseline"] = self.made_of(trained.of)
@@ -161,7 +161,13 @@ def fingerprint_of(experiment: Experiment) -> str:
     """Changes with everything in an experiment that changes numbers (not its prose)."""
     prose = {"title", "summary", "choices", "paper_figures", "claimed_images", "notebooks"}
     judged_on_their_own = {"contenders", "comparison"}  # their records have keys of their own
+    experiment = experiment.model_copy(update={"data": _wherever_from(experiment.data)})
     return digests.of_json(experiment.model_dump(mode="json", exclude=prose | judged_on_their_own))[:16]
+
+
+def _wherever_from(settings: DataSettings) -> DataSettings:
+    """The same data, whether downloaded or put there by hand."""
+    return settings.model_copy(update={"download": False})
 
 
 def as_today(made_of: dict) -> dict:

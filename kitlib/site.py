@@ -29,12 +29,13 @@ def build(target: Path) -> Path:
     target = target.absolute()
     if target.exists() and not _is_site(target) and (not target.is_dir() or any(target.iterdir())):
         raise KitError(f"{target} holds other things already: choose a new folder")
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(TEMPLATES / "style.css", target / "style.css")     # first: `_is_site` knows a half-made site by it
     for notebook in lessons() + solutions():
         page = notebook.relative_to(REPOSITORY).with_suffix(".html")
         _write_notebook(notebook, [each.stem for each in lessons()], target / page, root="../" * (len(page.parts) - 1))
     shutil.copytree(REPOSITORY / "figures", target / "figures", dirs_exist_ok=True,
                     ignore=shutil.ignore_patterns("models"))
-    shutil.copyfile(TEMPLATES / "style.css", target / "style.css")
     _write_page(target / "gallery.html", "Gallery", sections=_gallery())
     tables = [str(path.relative_to(REPOSITORY)) for path in sorted(REPOSITORY.glob("figures/**/*.md"))]
     for name in (*DOCUMENTS, *tables):
@@ -64,7 +65,23 @@ def _to_pages(html: str) -> str:
 def _write_document(path: Path, target: Path, root: str = "") -> None:
     """A Markdown file as a page; links to notebooks and to other documents lead to their pages."""
     markdown = re.sub(r"<!--.*?-->", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
-    _write_page(target, path.stem, root=root, body=Markup(_to_pages(markdown2html_mistune(markdown))))
+    html = _without_folders(_to_pages(_anchored(markdown2html_mistune(markdown))), path.parent)
+    _write_page(target, path.stem, root=root, body=Markup(html))
+
+
+def _anchored(html: str) -> str:
+    """Headings under the names that links to them have on GitHub, which knows no capitals."""
+    return re.sub(r'(<h\d id="|href="#)([^"]+)"', lambda found: f'{found[1]}{found[2].lower()}"', html)
+
+
+def _without_folders(html: str, folder: Path) -> str:
+    """A link to the figures leads to the gallery; of one to another folder, which has no page, its text stays."""
+    def page(link: re.Match) -> str:
+        linked = folder / link[1]
+        if linked == REPOSITORY / "figures":
+            return f'<a href="gallery.html">{link[2]}</a>'
+        return link[2] if linked.is_dir() else link[0]
+    return re.sub(r'<a href="([^":#]+)">(.*?)</a>', page, html, flags=re.DOTALL)
 
 
 def _gallery() -> tuple[Section, ...]:
@@ -81,7 +98,7 @@ def _gallery() -> tuple[Section, ...]:
         found = sweeps.read(record)
         said = sweeps.heading(found), sweeps.LEGEND
         tables = tuple((f"Table: {path.stem}", str(path.relative_to(REPOSITORY).with_suffix(".html")))
-                       for path in sorted(record.parent.glob("*.md")))
+                       for path in sorted(record.parent.glob("[!.]*.md")))
         sections.append(Section(found.sweep.title or found.sweep.name, said, pictures=_pictures(record.parent),
                                 links=tables))
     return tuple(sections)
@@ -89,7 +106,7 @@ def _gallery() -> tuple[Section, ...]:
 
 def _pictures(folder: Path) -> tuple[Picture, ...]:
     return tuple(Picture(caption_of(path.stem), str(path.relative_to(REPOSITORY)))
-                 for path in sorted(folder.glob("*.png")))
+                 for path in sorted(folder.glob("[!.]*.png")))
 
 
 def _write_page(path: Path, title: str, root: str = "", body: str = "", sections: tuple[Section, ...] = ()) -> None:

@@ -1,5 +1,8 @@
 """The worked examples of CONTRIBUTING.md, run as they stand there."""
+import json
 import re
+import shutil
+from types import SimpleNamespace
 
 from kitlib import attacks, data, experiment, models, training
 from kitlib.attacks import CATALOGUE
@@ -7,8 +10,10 @@ from kitlib.data import settings, sources
 from kitlib.experiment import REPOSITORY
 from kitlib.models import BUILDERS
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 TEXT = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
@@ -32,6 +37,12 @@ def registered():
         registry.update(content)
 
 
+def cell_with(text, notebook):
+    content = json.loads((REPOSITORY / f"notebooks/{notebook}.ipynb").read_text(encoding="utf-8"))
+    sources = ("".join(cell["source"]) for cell in content["cells"] if cell["cell_type"] == "code")
+    return next(source for source in sources if text in source)
+
+
 def test_each_example_is_under_thirty_lines():
     assert len(blocks("python")) == 3 and len(blocks("yaml")) == 1
     assert all(len(block.splitlines()) < 30 for block in blocks("python") + blocks("yaml"))
@@ -42,6 +53,10 @@ def test_the_examples_work_together(registered, tmp_path):
     path.write_text(blocks("yaml")[0])
     given = experiment.load(str(path), "smoke")
     dataset = data.load(given.data, seed=0)
+    run = SimpleNamespace(experiment=given, seed=0)
+    taught = {"run": run, "dataset": dataset, "models": models, "keras": keras, "tf": tf}
+    exec(cell_with("layers.Dropout", "04_adversarial_training"), taught)     # notebook 04's step takes any network
+    assert taught["network"].output_shape == (None, 2)
     model = models.build(given.model, dataset.images.shape[1:], len(dataset.class_names), seed=0)
     history = training.train(model, dataset, given.defended, tmp_path / "checkpoints", progress=False)
     assert len(history["loss"]) == 1
@@ -50,3 +65,11 @@ def test_the_examples_work_together(registered, tmp_path):
     change = result.images - images
     assert np.abs(change).max() == pytest.approx(8 / 255, abs=1e-6)
     assert all((each >= 0).all() or (each <= 0).all() for each in change)   # brighter or darker throughout
+
+
+def test_an_experiment_without_a_full_profile_leaves_the_papers_alone(registered, tmp_path, monkeypatch):
+    before = experiment.of_paper("A")
+    folder = shutil.copytree(experiment.EXPERIMENTS, tmp_path / "experiments")
+    (folder / "stripes_fgsm.yaml").write_text(blocks("yaml")[0])
+    monkeypatch.setattr(experiment, "EXPERIMENTS", folder)
+    assert "stripes_fgsm" in experiment.names() and experiment.of_paper("A") == before != []

@@ -150,6 +150,13 @@ def test_models_are_not_placed_where_they_do_not_belong(run, published):
         pretrained.place("phantom_ct", None, published)
 
 
+def test_a_model_that_a_kill_left_without_a_record_is_replaced(run, published):
+    overrides = SMALL | {"evaluation": SMALL.get("evaluation", {}) | {"sweep": [0]}}
+    placed = pretrained.place("digits_fgsm", overrides, published)
+    placed.path("records/baseline.json").unlink()
+    assert pretrained.is_placed(pretrained.place("digits_fgsm", overrides, published), "baseline")
+
+
 def test_results_of_placed_models_are_not_published(run, tmp_path):
     placed = shutil.copytree(run.folder, tmp_path / "run")
     record = placed / "records/baseline.json"

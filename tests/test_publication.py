@@ -60,6 +60,20 @@ def test_the_audit_of_a_model_that_was_trained_again_since_is_left_out(own_run, 
     assert not (found.folder / "audit").exists()
 
 
+def test_an_audit_that_was_published_and_is_not_made_again_is_said_to_go(own_run, tmp_path):
+    assert (publication.publish(own_run, tmp_path / "figures").folder / "audit/defended").exists()
+    shutil.rmtree(own_run.path("audit"))
+    found = publication.publish(own_run, tmp_path / "figures")
+    assert "audit --run" in found.left_out["audit/defended"] and not (found.folder / "audit").exists()
+
+
+def test_what_a_kill_left_half_written_is_not_published(own_run, tmp_path):
+    for name in ("figures/.accuracy-ab12cd34.png", "records/.baseline-ab12cd34.json", "tables/.paper-ab12cd34.md"):
+        own_run.path(name).touch()
+    found = publication.publish(own_run, tmp_path / "figures")
+    assert found.left_out == {} and not [name for name in content(found.folder) if "ab12cd34" in name]
+
+
 def test_a_second_call_makes_the_same_files_and_what_is_stale_goes(run, tmp_path):
     folder = publication.publish(run, tmp_path).folder
     before = content(folder)

@@ -92,3 +92,10 @@ def test_no_two_attacks_of_an_experiment_share_a_file():
     for name in experiment.names():
         attacks = experiment.load(name).attacks.all()
         assert len({settings.slug(attack) for attack in attacks}) == len(attacks)
+
+
+def test_it_is_the_same_run_whether_its_data_were_downloaded_or_put_there():
+    here, fetched = (runs.open_run("cifar10_exp2", "smoke", 0, changes) for changes in
+                     ({}, {"data": {"download": True}}))
+    assert fetched.experiment.data.download and fetched.fingerprint == here.fingerprint
+    assert fetched.made_of("defended") == here.made_of("defended")

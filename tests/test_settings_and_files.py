@@ -151,3 +151,12 @@ def test_damaged_json_is_a_clear_error(tmp_path, content):
     (tmp_path / "r.json").write_text(content)
     with pytest.raises(KitError, match="r.json is damaged"):
         files.read_json(tmp_path / "r.json")
+
+
+def test_a_folder_that_could_not_be_put_in_place_is_refused_beforehand(tmp_path, monkeypatch):
+    (tmp_path / "it").mkdir()
+    (tmp_path / "it/.DS_Store").touch()         # macOS leaves it where a folder is looked at
+    files.check_folder(tmp_path / "it", may_hold=set())
+    monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "it")
+    with pytest.raises(KitError, match="it is a mount point"):
+        files.check_folder(tmp_path / "it", may_hold=set())
