@@ -81,27 +81,33 @@ def judge(
 ) -> Evaluation:
     """The entrant under each attack of `suite`, made with the gradient of `attacked` (or of `naive`).
 
-    Whatever gradient made an image, its prediction is that of `judged`. Against a randomised defence the attacks that
-    can go on do not end at their first success: what fooled some draws need not fool its answer. Square, C&W and
-    DeepFool cannot, so what they leave says little there.
+    Whatever gradient made an image, its prediction is that of `judged`. Against a randomised defence PGD goes on to its
+    last step, and that is judged: what fooled some draws need not fool its answer. APGD goes to its end too, but by
+    the best it met; Square, C&W and DeepFool cannot go on. So what these leave is, if anything, too much.
     """
     attacked = entrant.naive if naive else entrant.attacked
-    suite = {name: _to_the_end(attack) for name, attack in suite.items()} if entrant.randomised else suite
+    suite = {name: _against_chance(attack) for name, attack in suite.items()} if entrant.randomised else suite
     made = evaluate(attacked, images, labels, suite, batch_size=batch_size, seed=seed, progress=False)
-    return made if attacked is entrant.judged else _answered_by(entrant.judged, made, images)
+    return made if attacked is entrant.judged else _answered_by(entrant.judged, made, images, batch_size)
 
 
 def _to_the_end(attack: Attack) -> Attack:
     return attack.model_copy(update={"stop_early": False}) if getattr(attack, "stop_early", False) else attack
 
 
-def _answered_by(model: keras.Model, made: Evaluation, images: np.ndarray) -> Evaluation:
+def _against_chance(attack: Attack) -> Attack:
+    """The best of many steps, each judged by other draws, would be the one with the luckiest draws."""
+    attack = _to_the_end(attack)
+    return attack.model_copy(update={"keep": "last"}) if hasattr(attack, "keep") else attack
+
+
+def _answered_by(model: keras.Model, made: Evaluation, images: np.ndarray, batch_size: int) -> Evaluation:
     """The same adversarial images, with the predictions of `model`."""
     attacked = {}
     for name, result in made.attacked.items():
-        predictions = models.predict_logits(model, result.images).argmax(1).astype(np.int32)
+        predictions = models.predict_logits(model, result.images, batch_size).argmax(1).astype(np.int32)
         attacked[name] = dataclasses.replace(result, predictions=predictions, fooled=predictions != result.labels)
-    clean = models.predict_logits(model, images).argmax(1)
+    clean = models.predict_logits(model, images, batch_size).argmax(1)
     return dataclasses.replace(made, clean_predictions=clean, attacked=attacked)
 
 
@@ -147,7 +153,7 @@ def judged(run: Run, dataset: Dataset, name: str, on: Trial, progress: bool = Tr
     started = time.perf_counter()
     found = entrant(run, dataset, name, progress)
     record = {"key": key, **_measured(run, found, on), "training": _times(found.seconds, _baseline_seconds(run)),
-              "inference": _times(*_inference_seconds(found.judged, on)),
+              "inference": _times(*_inference_seconds(found.judged, on, run.experiment.evaluation.batch_size)),
               "seconds": round(time.perf_counter() - started, 3)}
     write_json(path, record)
     return record
@@ -179,7 +185,7 @@ def _measured(run: Run, found: Entrant, on: Trial) -> dict:
     naive = adaptive if known else judge(found, on.images, on.labels, headline, naive=True, **how)
     within = {name: adaptive.attacked[name] for name in comparison.within()}
     everything = dataclasses.replace(adaptive, attacked=within | {"naive": naive.attacked[comparison.headline]})
-    carried = models.predict_logits(found.judged, on.carried_over).argmax(1)
+    carried = models.predict_logits(found.judged, on.carried_over, how["batch_size"]).argmax(1)
     record = adaptive.record()
     return {
         "clean": record.pop("clean"), "carried_over": Accuracy.of(carried == on.labels).record(),
@@ -196,14 +202,14 @@ def _times(seconds: float, plain: float) -> dict:
     return {"seconds": seconds, "times_plain": seconds / plain}
 
 
-def _inference_seconds(model: keras.Model, on: Trial) -> tuple[float, float]:
+def _inference_seconds(model: keras.Model, on: Trial, batch_size: int) -> tuple[float, float]:
     """Seconds an image of `model` and of the baseline: the least of several timings, taken by turns."""
     images = on.images[:TIMED_IMAGES]
     least = dict.fromkeys((model, on.baseline), float("inf"))
     for number in range(TIMINGS + 1):
         for each in least:
             started = time.perf_counter()
-            models.predict_logits(each, images)
+            models.predict_logits(each, images, batch_size)
             if number > 0:      # the first call compiles
                 least[each] = min(least[each], time.perf_counter() - started)
     return least[model] / len(images), least[on.baseline] / len(images)

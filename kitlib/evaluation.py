@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from kitlib.attacks import Attack, AttackResult, read, run
+from kitlib.attacks import Attack, AttackResult, Clean, read, run
 from kitlib.models import predict_logits
 from kitlib.settings import KitError
 
@@ -97,7 +97,7 @@ class Evaluation:
         right = (self.clean_predictions == self.labels)[: len(survived)]
         turned = right & ~survived
         return {
-            "relative_robustness": float(survived.mean() / max(right.mean(), 1e-12)),
+            "relative_robustness": float(survived.mean() / right.mean()) if right.any() else None,
             "success_rate": float(turned.sum() / max(right.sum(), 1)),
             "mean_l2": float(result.l2[turned].mean()) if turned.any() else None,
             "max_linf": float(np.max(result.linf)),
@@ -133,13 +133,13 @@ def evaluate(
 
     images: N x H x W x C pixels in [0, 1]; labels: N class indices. The adversarial images are kept.
     limits: by the attack's name, how many of the images (the first ones) it is made on; the others on all.
-    Raises KitError for a targeted attack: what it reaches is no accuracy.
+    Raises KitError as `attacks.run` does, and for a targeted attack: what it reaches is no accuracy.
     """
     for name, attack in attacks.items():
         if attack.targeted:
             raise KitError(f"'{name}' is targeted, but accuracy is judged by attacks that lead away from the true "
                            "label; run it with `attacks.run` and the targets")
-    clean = predict_logits(model, images).argmax(1)
+    clean = run(Clean(), model, images, labels, batch_size=batch_size, keep_images=False).predictions
     limits = limits or {}
     attacked = {
         name: run(attack, model, images[: limits.get(name)], labels[: limits.get(name)],

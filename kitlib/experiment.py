@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from kitlib import attacks, defences
 from kitlib.data import DataSettings
 from kitlib.files import parse_yaml, read_yaml
-from kitlib.models import ModelSettings
+from kitlib.models import ModelSettings, normalisation_of
 from kitlib.settings import Epsilon, KitError, Settings, choose, slug, suggestion
 from kitlib.training import TrainingSettings
 
@@ -270,6 +270,16 @@ class Experiment(Settings):
                 if name is not None and name not in known:
                     raise ValueError(f"paper figure '{figure.id}' names attack '{name}'{suggestion(name, known)}")
         self._check_contenders()
+        self._check_normalisation()
+
+    def _check_normalisation(self) -> None:
+        """The papers' attacks work on what the network normalises pixels to; with another they would be others."""
+        own = normalisation_of(self.model)
+        training = [attack for each in (self.baseline, self.defended) for attack in each.training_attacks()]
+        for attack in (*self.attacks.all().values(), *training):
+            if not own.same(getattr(attack, "normalisation", own)):
+                raise ValueError(f"the attack {attack.name} has the normalisation {attack.normalisation}, but the "
+                                 f"network {own}: give both the same")
 
     def _check_contenders(self) -> None:
         if self.contenders and self.comparison is None:

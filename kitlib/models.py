@@ -50,6 +50,10 @@ class Normalisation(Settings):
                 raise KitError(f"the normalisation has {len(numbers)} channels, but images of {channels} are "
                                "given; it takes one number, or one a channel")
 
+    def same(self, other: Normalisation) -> bool:
+        """Whether `other` does the same to every image."""
+        return bool(np.all(np.equal(self.mean, other.mean)) and np.all(np.equal(self.std, other.std)))
+
     def layer(self) -> layers.Layer:
         """The same as a Keras layer that any Keras 3 can load."""
         scale, offset = 1 / np.asarray(self.std), -np.asarray(self.mean) / np.asarray(self.std)
@@ -269,6 +273,8 @@ def first_line(error: Exception) -> str:
     return " ".join(lines[:2])[:300] or type(error).__name__
 
 
+NOT_FINITE = ("the model returns NaN or infinite numbers: its training diverged, its weights are damaged, it divides "
+              "by zero, or it takes values of another range (of an audit: --input-range)")
 NARROW = ("float16", "bfloat16")
 _TWINS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()     # of mixed-precision models, in float32
 
@@ -343,11 +349,16 @@ def predict_logits(model: keras.Model, images, batch_size: int = 256) -> np.ndar
     """Float32 logits, N x classes, in inference mode, batch by batch; a mixed-precision model is asked in float32.
 
     images: N x H x W x C pixels (float32, or uint8 which is divided by 255).
+    Raises KitError where any logit is no finite number: the class of the largest would mean nothing.
     """
     forward = _compiled_forward(in_float32(model), tuple(images.shape[1:]))
     batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
     outputs = [forward(as_pixels(batch)).numpy() for batch in batches]
-    return np.concatenate(outputs) if outputs else np.zeros((0, *forward.output_shapes[1:]), np.float32)
+    logits = np.concatenate(outputs) if outputs else np.zeros((0, *forward.output_shapes[1:]), np.float32)
+    bad = np.flatnonzero(~np.isfinite(logits).all(tuple(range(1, logits.ndim))))
+    if len(bad):
+        raise KitError(f"for {len(bad)} of the {len(logits)} images (the first is number {bad[0]}) {NOT_FINITE}")
+    return logits
 
 
 def as_pixels(images) -> tf.Tensor:

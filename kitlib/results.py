@@ -35,10 +35,10 @@ class Measured(Settings):
 class UnderAttack(Measured):
     """Accuracy under one attack, with its scores (kitlib.evaluation.SCORES) and settings.
 
-    mean_l2 is None where the attack turned no image.
+    mean_l2 is None where the attack turned no image, relative_robustness where none was right before.
     """
 
-    relative_robustness: float
+    relative_robustness: float | None
     success_rate: float
     mean_l2: float | None
     max_linf: float

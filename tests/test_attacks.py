@@ -813,3 +813,40 @@ def test_no_attack_finds_more_than_there_is_and_good_ones_hardly_less(linear, im
     result = attacks.run(attacks.read({**attack, "eps": eps}), linear, images, labels, seed=0, progress=False)
     assert not (truth & result.fooled).any()
     assert (~truth & ~result.fooled).sum() <= missed
+
+
+def spread_of_each(pixels):
+    """NaN for a picture of one colour alone."""
+    return pixels / keras.ops.std(pixels, (1, 2, 3), keepdims=True)
+
+
+@pytest.mark.parametrize("attack", [attacks.Clean(), attacks.FGSM(eps=0.0), attacks.PGD(eps=0.0, step=0.0, steps=2)])
+def test_answers_that_are_no_numbers_are_refused_wherever_they_come(attack):
+    images = np.random.default_rng(0).uniform(size=(40, 8, 8, 1)).astype(np.float32)
+    images[30] = 0.25
+    pixels = keras.Input((8, 8, 1))
+    model = keras.Model(pixels, keras.layers.Dense(3)(keras.layers.Flatten()(spread_of_each(pixels))))
+    with pytest.raises(KitError, match="for image number 30 .* NaN"):
+        attacks.run(attack, model, images, np.zeros(40, int))
+    with pytest.raises(KitError, match="for 1 of the 40 images .the first is number 30. .* NaN"):
+        models.predict_logits(model, images)
+
+
+def test_an_epsilon_of_whole_pixel_values_is_refused():
+    with pytest.raises(KitError, match="write 8/255"):
+        attacks.read({"name": "pgd", "eps": 8})
+    assert attacks.read({"name": "pgd", "eps": 8, "norm": "l2"}).eps == 8
+
+
+def test_a_model_of_whole_numbers_is_refused():
+    pixels = keras.Input((8, 8, 1), dtype="uint8")
+    scaled = keras.ops.cast(pixels, "float32") / 255
+    model = keras.Model(pixels, keras.layers.Dense(3)(keras.layers.Flatten()(scaled)))
+    with pytest.raises(KitError, match="takes uint8"):
+        attacks.run(attacks.Clean(), model, np.full((4, 8, 8, 1), 0.5, np.float32), np.zeros(4, int))
+
+
+def test_perturb_leaves_alone_what_is_fooled_at_the_start(trained_model, images, labels):
+    wrong = ((models.predict_logits(trained_model, images).argmax(1) + 1) % 10).astype(np.int32)
+    attack = attacks.PGD(eps=8 / 255, steps=3, stop_early=True)
+    np.testing.assert_array_equal(attack.perturb(trained_model, images, wrong, seed=0), images)

@@ -172,6 +172,15 @@ def test_quantised_pixels(quantise, name, plain, digits_set):
     assert quantised.bpda.accuracy.value < quantised.pgd.accuracy.value - 0.2      # BPDA goes through it
 
 
+def test_a_weak_path_around_the_rounding_does_not_hide_it(plain, digits_set):
+    """It gives every image a gradient, which leads nowhere."""
+    pixels = keras.Input(plain.input_shape[1:])
+    weak = layers.Dense(10, kernel_initializer="glorot_uniform")(layers.Flatten()(pixels)) * 1e-3
+    bypassed = measured(keras.Model(pixels, plain(Quantise()(pixels)) + weak), digits_set)
+    assert outcome("has_gradient", bypassed).outcome == "pass"
+    assert bypassed.bpda.accuracy.value < bypassed.pgd.accuracy.value - 0.2
+
+
 def test_a_gradient_that_is_stopped_is_let_through(plain, digits_set):
     stopped = measured(around(plain, before=keras.ops.stop_gradient), digits_set, count=60)
     assert outcome("has_gradient", stopped).outcome == "flag" and outcome("adaptive", stopped).outcome == "flag"

@@ -223,6 +223,7 @@ def test_a_randomised_defence_is_judged_by_its_own_answer(run, dataset, trial):
     evaluation = comparison.judge(found, trial.images, trial.labels, suite)
     answers = models.predict_logits(found.judged, evaluation.attacked["PGD"].images).argmax(1)
     assert found.randomised and not evaluation.attacks["PGD"].stop_early
+    assert evaluation.attacks["PGD"].keep == "last"     # the best of many steps had the luckiest draws
     np.testing.assert_array_equal(evaluation.attacked["PGD"].predictions, answers)
     clean = models.predict_logits(found.judged, trial.images).argmax(1)
     np.testing.assert_array_equal(evaluation.clean_predictions, clean)

@@ -279,3 +279,11 @@ def test_a_figure_is_of_all_published_attacks_only_where_there_are_any():
     changes = {"attacks": {"as_published": dict.fromkeys(published)}, "paper_figures": [figure]}
     with pytest.raises(KitError, match="paper figure 'a' names attack 'combined'"):
         experiment.load("digits_fgsm", "smoke", changes)
+
+
+@pytest.mark.parametrize("name, changes", [
+    ("cifar10_exp2", {"model": {"normalisation": {"mean": [0.49, 0.48, 0.45], "std": [0.25, 0.24, 0.26]}}}),
+    ("lung_ct", {"model": {"options": {"weights": "imagenet"}, "normalisation": None}})])
+def test_the_papers_attacks_have_the_network_s_normalisation(name, changes):
+    with pytest.raises(KitError, match="give both the same"):
+        experiment.load(name, "full", changes)

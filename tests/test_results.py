@@ -187,6 +187,20 @@ def test_the_worst_case_is_taken_over_the_attacks_up_to_the_headline_alone():
     assert found.worst_case.correct == 3 and found.combined.correct == 0
 
 
+@pytest.mark.parametrize("change, message", [
+    ({"images": 2.0}, "pixels must lie in"), ({"labels": (-1, 1)}, "labels must have the shape")])
+def test_what_is_judged_without_attack_is_checked_too(trained_model, images, labels, change, message):
+    given = images * np.float32(change.get("images", 1)), labels.reshape(change.get("labels", -1))
+    with pytest.raises(KitError, match=message):
+        evaluation.evaluate(trained_model, *given, {})
+
+
+def test_nothing_is_relative_to_nothing(trained_model, images, labels):
+    wrong = (models.predict_logits(trained_model, images).argmax(1) + 1) % 10
+    found = evaluation.evaluate(trained_model, images, wrong, {"clean": attacks.Clean()})
+    assert found.clean.correct == 0 and found.scores("clean")["relative_robustness"] is None
+
+
 def test_an_attack_with_a_limit_is_made_on_so_many_images(trained_model, images, labels):
     suite = {"all": attacks.Clean(), "some": attacks.Clean()}
     found = evaluation.evaluate(trained_model, images, labels, suite, limits={"some": 20})

@@ -113,7 +113,7 @@ class Attack(Settings):
         call, seed = logits_of(model, training), seed_tensor(seed)
         for number in range(self.rounds):
             each = fold(seed, number)
-            state = self.start(call, state, each, first=number == 0)
+            state = retire(self.start(call, state, each, first=number == 0), self.stops)
             state = self.advance(call, state, each, 0, self.length, self.stops, to_the_end=training)
             if self.last_only:
                 return tf.stop_gradient(state["at"])
@@ -205,6 +205,13 @@ class InBall(Attack):
     eps: Epsilon
     norm: Norm = "linf"
     varying: ClassVar[tuple[str, ...]] = ("eps",)
+
+    @pydantic.model_validator(mode="after")
+    def _in_pixels(self):
+        if self.norm == "linf" and self.eps > 1:
+            raise ValueError(f"an L-inf eps is in pixels of 0 to 1: {self.eps:g} is more than there is; write "
+                             f"{self.eps:g}/255 where that is meant")
+        return self
 
     @property
     def order(self) -> float:

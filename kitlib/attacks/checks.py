@@ -5,6 +5,7 @@ from kitlib.models import first_line
 from kitlib.settings import KitError
 from kitlib.wiring import LOGITS_NEEDED, refuse_probabilities
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -51,6 +52,10 @@ def check_model(model, images: np.ndarray) -> int:
     numbers an image, or returns probabilities (a softmax or sigmoid at its end, or rows that sum to one).
     """
     refuse_probabilities(model)
+    for taken in getattr(model, "inputs", None) or ():
+        if not keras.backend.is_float_dtype(taken.dtype):
+            raise KitError(f"the model takes {taken.dtype}, in which pixels from 0 to 1 would all be 0 or 1: give it "
+                           "an input of floats in that range")
     try:
         logits = np.asarray(model(images, training=False), dtype=np.float32)
     except (ValueError, TypeError, tf.errors.OpError) as error:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from kitlib.attacks.base import Attack, State, fold, fresh, logits_of, retire, seed_tensor
 from kitlib.attacks.checks import check_images, check_labels, check_model
-from kitlib.models import in_float32
+from kitlib.models import NOT_FINITE, in_float32
 from kitlib.settings import KitError
 
 import numpy as np
@@ -250,6 +250,9 @@ class _Work:
 
     def _harvest(self, state: State) -> None:
         rows = state["ids"].numpy() - self.offset
+        bad = rows[np.isnan(state["score"].numpy())]
+        if len(bad):
+            raise KitError(f"for image number {bad[0] + self.offset} as {self.attack} leaves it {NOT_FINITE}")
         self.result["predictions"][rows] = state["prediction"].numpy()
         self.result["found"][rows] = state["hit"].numpy()
         change = (state["best"] - state["images"]).numpy().reshape(len(rows), -1)

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Literal
 
-from kitlib.data.pictures import Form, inner_folders, list_pictures, printable, read_pictures
+from kitlib.data.pictures import Form, inner_folders, list_pictures, memory_of_machine, printable, read_pictures
 from kitlib.data.sources import part_folders
 from kitlib.settings import KitError, few
 
@@ -69,10 +69,15 @@ def read(path: Path, shape: tuple, count: int, seed: int, fit: Fit = "crop", whi
     found = _read(*chosen, len(listed[judged][0]), form)
     trained = None
     if "train" in parts and judged != "train":
-        trained = _read(*_some(*listed["train"][:2], MOST_TRAINING, seed), len(listed["train"][0]), form)
+        trained = _read(*_some(*listed["train"][:2], _most_training(form), seed), len(listed["train"][0]), form)
     where = printable(path.name) + ("" if judged == "all" else f", its {judged} part")
     source = f"{_source(where, found, trained, form)}{_left_out(listed[judged], names)}"
     return Folder(found, trained, names, source)
+
+
+def _most_training(form: Form) -> int:
+    """No more than fit into an eighth of the memory: while they are read they are held twice."""
+    return min(MOST_TRAINING, max(1, memory_of_machine() // 8 // (form.height * form.width * form.channels)))
 
 
 def _parts(path: Path) -> dict[str, list[Path]]:

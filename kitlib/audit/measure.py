@@ -5,12 +5,12 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-from kitlib import attacks
+from kitlib import attacks, digests
 from kitlib.attacks import Attack
 from kitlib.attacks.base import input_gradient, logits_of, margin
 from kitlib.attacks.checks import check_labels
 from kitlib.audit import surrogate
-from kitlib.audit.target import NOT_FINITE, Averaged, Target, straight_through
+from kitlib.audit.target import Averaged, Target, straight_through
 from kitlib.data import similarity
 from kitlib.evaluation import Accuracy, along, softmax
 from kitlib.models import Normalisation, as_pixels, predict_logits
@@ -151,11 +151,7 @@ class Measurements:
 
     @functools.cached_property
     def clean_logits(self) -> np.ndarray:
-        logits = predict_logits(self.model, self.images, self.batch)
-        bad = np.flatnonzero(~np.isfinite(logits).all(1))
-        if len(bad):
-            raise KitError(f"for {len(bad)} of the {len(logits)} images (the first is number {bad[0]}) {NOT_FINITE}")
-        return logits
+        return predict_logits(self.model, self.images, self.batch)
 
     @functools.cached_property
     def clean(self) -> np.ndarray:
@@ -499,8 +495,6 @@ class Measurements:
     @functools.cached_property
     def blocked(self) -> tuple[keras.Model, list[str]] | None:
         """The model with its non-differentiable layers differentiated as the identity, and their names."""
-        if self.no_gradient.mean() < 0.5:
-            return None
         return straight_through(self.model, self.images[:2])
 
     @functools.cached_property
@@ -534,8 +528,8 @@ class Measurements:
         self.say(f"copies of the judged images among {len(self.subject.train_images):,} training images")
         ours, theirs = (np.rint(255 * x).astype(np.uint8) if x.dtype != np.uint8 else x
                         for x in (self.images, self.subject.train_images))
-        known = {image.tobytes() for image in theirs}
-        exact = np.array([image.tobytes() in known for image in ours])
+        known = {digests.of_arrays([image]) for image in theirs}
+        exact = np.array([digests.of_arrays([image]) in known for image in ours])
         side = min(similarity.SIDE, ours.shape[1])
         mine, others = similarity.unit_vectors(ours, side), similarity.unit_vectors(theirs, side)
         distance = _nearest(mine, others)

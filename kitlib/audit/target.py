@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from kitlib import models
-from kitlib.models import first_line, in_float32
+from kitlib.models import NOT_FINITE, first_line, in_float32
 from kitlib.settings import KitError
 from kitlib.wiring import (
     PROBABILITIES,
@@ -28,8 +28,6 @@ Output = Literal["logits", "probabilities"]
 ASK_RANGE = ("give --input-range LOW,HIGH, the values that black and white have for the model (such as 0,255 or 0,1), "
              "or --mean and --std of pixels in [0, 1]")
 ASK_OUTPUT = "give --output logits or --output probabilities"
-NOT_FINITE = ("the model returns NaN or infinite numbers: its training diverged, its weights are damaged, it divides "
-              "by zero, or it takes values of another range (--input-range)")
 PROBES = 16         # images on which outputs are looked at
 RANGES = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))
 SUMS_TO_ONE = 1e-4

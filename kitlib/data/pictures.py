@@ -116,11 +116,15 @@ def read_pictures(paths: list[Path], form: Form, cache: Path | None) -> dict[str
 
 def refuse_beyond_memory(count: int, height: int, width: int, channels: int) -> None:
     """Raises KitError where so many images as uint8 would fill more than half of the machine's memory."""
-    needed = count * height * width * channels
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needed, memory = count * height * width * channels, memory_of_machine()
     if needed > memory / 2:
         raise KitError(f"{count:,} images of {height} x {width} x {channels} need {needed / 2**30:.1f} GiB, more "
                        f"than half of this machine's {memory / 2**30:.1f}: choose a smaller size or fewer images")
+
+
+def memory_of_machine() -> int:
+    """In bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _state(paths, form: Form) -> str:
