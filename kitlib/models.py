@@ -4,6 +4,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import re
 import weakref
 import zipfile
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kitlib import digests
+from kitlib.data.settings import data_folder
 from kitlib.files import sha256, written_whole
 from kitlib.settings import KitError, Settings, choose
 
@@ -139,7 +141,8 @@ def _bn_relu(x):
 def _application(inputs, constructor: Callable, bgr: bool, weights: str | None = None, dropout=0.0):
     """A network of keras.applications with global average pooling.
 
-    weights: None (from scratch), "imagenet", or the path of a weights file of the same network.
+    weights: None (from scratch), "imagenet", or the path of a weights file of the same network, from the data folder
+    where it is not absolute.
     Batch norm gets momentum 0.9 (PyTorch's default, which paper B used; Keras's 0.99 lags by epochs
     when an epoch has few steps).
     """
@@ -150,7 +153,7 @@ def _application(inputs, constructor: Callable, bgr: bool, weights: str | None =
             input_tensor=inputs, pooling="avg",
         )
         if weights and not from_imagenet:
-            network.load_weights(weights)
+            network.load_weights(_weights_file(weights))
     except (OSError, ValueError) as error:
         what = f"{constructor.__name__} with weights {weights!r}"
         raise KitError(f"{what} could not be made: {first_line(error)}") from None
@@ -160,6 +163,10 @@ def _application(inputs, constructor: Callable, bgr: bool, weights: str | None =
         if isinstance(layer, layers.BatchNormalization):
             layer.momentum = 0.9
     return layers.Dropout(dropout)(network.output) if dropout else network.output
+
+
+def _weights_file(weights: str) -> Path:
+    return data_folder() / os.path.expanduser(weights)
 
 
 def _turn_first_kernel(network: keras.Model) -> None:
@@ -210,7 +217,7 @@ def build(settings: ModelSettings, input_shape: tuple[int, int, int], classes: i
         ) from None
     logits = layers.Dense(classes, dtype="float32", name="logits")(features)
     weights = settings.options.get("weights")
-    given = sha256(Path(weights)) if weights and weights != "imagenet" else weights
+    given = sha256(_weights_file(weights)) if weights and weights != "imagenet" else weights
     return with_origin(keras.Model(inputs, logits, name=settings.name), {"seed": seed, "weights": given})
 
 

@@ -129,7 +129,7 @@ class Run:
     def checkpoints(self) -> Path:
         """Where `kitlib.training.train` keeps its checkpoints, for all runs.
 
-        So a training is made once even where several experiments have it: paper A's first three share their baseline.
+        So a training is made once even where several experiments have it: paper A's first two share their baseline.
         """
         return runs_folder() / "checkpoints"
 

@@ -252,3 +252,17 @@ def test_imagenet_weights_get_the_input_that_they_were_trained_on(name):
 
 def test_float32_is_float32_on_every_gpu():
     assert not tf.config.experimental.tensor_float_32_execution_enabled()
+
+
+def test_a_weights_file_is_looked_up_from_the_data_folder(tmp_path, monkeypatch):
+    def tiny(input_tensor, **_):
+        x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(2, 3)(input_tensor))
+        return keras.Model(input_tensor, x)
+
+    pixels = keras.Input((8, 8, 3))
+    known = tiny(pixels)
+    known.save_weights(tmp_path / "mine.weights.h5")
+    monkeypatch.setenv("KITLIB_DATA", str(tmp_path))
+    made = keras.Model(pixels, models._application(pixels, tiny, bgr=False, weights="mine.weights.h5"))
+    for before, after in zip(known.get_weights(), made.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
