@@ -1,7 +1,7 @@
 """What an attack refuses, said clearly."""
 from __future__ import annotations
 
-from kitlib.models import first_line
+from kitlib.models import NOT_FINITE, first_line
 from kitlib.settings import KitError
 from kitlib.wiring import LOGITS_NEEDED, refuse_probabilities
 
@@ -64,8 +64,7 @@ def check_model(model, images: np.ndarray) -> int:
         raise KitError(f"the model must return one row of logits an image, two or more classes wide, but "
                        f"for {len(images)} images it returns the shape {logits.shape}")
     if not np.isfinite(logits).all():
-        raise KitError("the model returns NaN or infinite logits: its training diverged, or its weights "
-                       "are damaged; train it again")
+        raise KitError(NOT_FINITE)
     if (logits >= 0).all() and np.allclose(logits.sum(1), 1, atol=1e-4):
         raise KitError(f"the model's outputs are not negative and sum to one: probabilities; {LOGITS_NEEDED}")
     return logits.shape[1]
