@@ -13,7 +13,7 @@ LOCK       ?= requirements.lock
 
 ACTIVE := $(or $(VIRTUAL_ENV),$(if $(filter-out base,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX)))
 # relative where it lies in here, because make takes a space in a path for its end
-HOME_OF_PACKAGES := $(or $(subst $(CURDIR)/,,$(ACTIVE)),.venv)
+HOME_OF_PACKAGES := $(or $(subst @,,$(subst @$(CURDIR)/,,@$(ACTIVE))),.venv)
 $(if $(findstring :,$(CURDIR)),$(error $(CURDIR) has a colon in its path, which no Python environment can have: move it))
 $(if $(or $(word 2,$(HOME_OF_PACKAGES)),$(findstring :,$(HOME_OF_PACKAGES))),\
 	$(error the environment $(ACTIVE) has a space or a colon in its path, which make cannot take: deactivate it))
@@ -54,10 +54,10 @@ test: $(INSTALLED) ## pytest over tests/ and nbval over notebooks/
 	@$(MAKE) --no-print-directory --keep-going --jobs=2 test-kitlib test-notebooks
 
 test-kitlib:
-	KITLIB_RUNS=$$(mktemp -d) $(BIN)/python -m pytest tests
+	runs=$$(mktemp -d); trap 'rm -rf "$$runs"' EXIT; KITLIB_RUNS=$$runs $(BIN)/python -m pytest tests
 
 test-notebooks:
-	KITLIB_RUNS=$$(mktemp -d) $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
+	runs=$$(mktemp -d); trap 'rm -rf "$$runs"' EXIT; KITLIB_RUNS=$$runs $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
 
 lab: $(INSTALLED) ## JupyterLab, open on notebook 01
 	$(BIN)/jupyter lab notebooks/01_data_preparation.ipynb

@@ -9,10 +9,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from kitlib import digests, experiment, runs
+from kitlib import digests, experiment, models, runs
 from kitlib.data import data_folder
 from kitlib.data.state import state_of
-from kitlib.experiment import REPOSITORY
+from kitlib.experiment import EXPERIMENTS, REPOSITORY
 from kitlib.files import alone_in, write_json
 from kitlib.runs import Run
 from kitlib.settings import KitError
@@ -79,12 +79,12 @@ def config_of(jobs: list[Job]) -> dict:
         name, folder = job.run.experiment.name, job.run.folder.relative_to(runs.runs_folder())
         further = [f"records/{notebook}.json" for notebook in job.run.experiment.notebooks]
         config["targets"] += [f"{folder}/{file}" for file in ("results.json", *further)]
-        if job.experiment != name:
-            path = str(Path(job.experiment).resolve())
+        path = str(Path(job.experiment).resolve())
+        if job.experiment != name and path != str(EXPERIMENTS / f"{name}.yaml"):
             if config["experiments"].setdefault(name, path) != path:
                 raise KitError(f"two experiment files are called {name}: rename one, or run them one after the other")
         if job.overrides:
-            config["overrides"][str(folder.parent)] = json.dumps(job.overrides, ensure_ascii=False)
+            config["overrides"][str(folder.parent)] = json.dumps(job.overrides, ensure_ascii=False, sort_keys=True)
         if str(folder.parent) not in config["data"]:    # the same for every seed
             config["data"][str(folder.parent)] = state_of(job.run.experiment.data) + _state_of_weights(job)
     return config
@@ -95,7 +95,7 @@ def _state_of_weights(job: Job) -> str:
     experiment = job.run.experiment
     networks = [experiment.model, *(each.model for each in experiment.contenders.values() if each.training)]
     named = (network.options.get("weights") for network in networks)
-    files = {Path(weights) for weights in named if isinstance(weights, str)}
+    files = {models.weights_file(weights) for weights in named if isinstance(weights, str) and weights != "imagenet"}
     states = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(files) if file.is_file()]
     return digests.of_json(states)[:16] if states else ""
 

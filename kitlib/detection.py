@@ -55,6 +55,7 @@ class Detector:
         """
         if not 0 < false_positive_rate < 1:
             raise KitError(f"the false-positive rate must lie between 0 and 1, not be {false_positive_rate}")
+        images = np.asarray(images)
         scores = np.sort(self.score(images)[1])
         check_model(self.model, as_pixels(images[:8]))
         allowed = int(false_positive_rate * len(scores) + 1e-9)     # alarms; 0.07 x 100 is not quite 7

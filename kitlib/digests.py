@@ -21,7 +21,7 @@ def of_arrays(arrays) -> str:
 
 def of_json(content) -> str:
     """sha256 over what goes into JSON, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 @functools.cache

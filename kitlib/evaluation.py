@@ -121,7 +121,7 @@ SCORES = {
     "mean_l2": "mean Euclidean distance over the images that the attack turned wrong",
     "max_linf": "largest change of any pixel in any image",
     "worst case": "share of images that are right clean and under every attack up to the headline's epsilon",
-    "combined": "accuracy over the adversarial images of all attacks together (paper B's last column)",
+    "combined": "accuracy over the adversarial images of all published attacks together (paper B's last column)",
 }
 
 

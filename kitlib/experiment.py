@@ -40,9 +40,9 @@ def within(named: dict[str, attacks.Attack], headline: str) -> list[str]:
 class AttackSuite(Settings):
     """The attacks of one experiment, by the name that tables show.
 
-    `as_published` are the papers' own, flaws included; `controls` are those with eps = 0 or with one
-    flaw alone; `as_defined` are the attacks as their inventors define them, in the valid pixel box. One that a profile,
-    or an experiment that is based on another, sets to null is left out.
+    `as_published` are the papers' own, flaws included; `controls` are those with eps = 0, with one flaw taken out or
+    alone, or with fewer steps; `as_defined` are the attacks as their inventors define them, in the valid pixel box. One
+    that a profile, or an experiment that is based on another, sets to null is left out.
     """
 
     as_published: dict[str, AttackOfAnyKind] = {}
@@ -406,6 +406,9 @@ def _read_yaml(path: Path) -> dict:
     content = read_yaml(path)
     if not isinstance(content, dict) or not isinstance(content.get("profiles", {}), dict):
         raise KitError(f"experiment file {path} must be a mapping with a mapping 'profiles' in it")
+    unnamed = [name for name in content.get("profiles", {}) if not isinstance(name, str)]
+    if unnamed:
+        raise KitError(f"experiment file {path}: the profile {unnamed[0]!r} is no name: put it between quotation marks")
     return content
 
 

@@ -56,9 +56,9 @@ def folder_written_whole(path: Path):
 
     What `path` held before is gone then. Raises KitError where the disk is full or cannot be written; `path` is then
     as it was before. After a kill in the moment when it is neither the old nor the new one, the next call brings the
-    old one back first.
+    old one back first. Where `path` is a link, it is the folder behind it that is replaced.
     """
-    path = Path(path)
+    path = Path(path).resolve()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _bring_back(path)
@@ -84,7 +84,7 @@ def check_folder(path: Path, may_hold: set[str]) -> None:
     may_hold: files, by their path in the folder. Raises KitError where the folder cannot be written, and where it holds
     any other file, which would be lost.
     """
-    path = Path(path)
+    path = Path(path).resolve()
     try:
         if path.exists() and not path.is_dir():
             raise KitError(f"{path} is a file: choose a folder")
@@ -141,6 +141,9 @@ def alone_in(folder: Path, what: str, waits: bool = False):
                 raise KitError(f"another {what} runs in {folder}: wait for it, or choose another folder") from None
             print(f"waiting for another process that does the same {what}", flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:    # some shared file systems have no locks
+            raise KitError(f"{folder} cannot be locked ({error.strerror}): choose a folder on another file system "
+                           "(for runs: KITLIB_RUNS)") from None
         yield lock
 
 
@@ -159,8 +162,14 @@ def read_json(path: Path):
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise KitError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise KitError(f"{path} is damaged ({error}): delete it and make it again") from None
+
+
+def _unreadable(path: Path, error: OSError) -> KitError:
+    return KitError(f"{path} cannot be read ({error.strerror})")
 
 
 def read_yaml(path: Path):
@@ -176,7 +185,7 @@ def parse_yaml(text: str, where: str):
     """The same of YAML text, which comes from `where`."""
     try:
         return _Loader(text).get_single_data()
-    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise KitError(f"{where} is no valid YAML: {' '.join(str(error).split())}") from None
 
 
@@ -212,6 +221,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             return arrays
     except FileNotFoundError:
         raise KitError(f"{path} does not exist") from None
+    except PermissionError as error:    # other OSErrors come of damage, too
+        raise _unreadable(path, error) from None
     except Exception as error:  # zipfile, zlib and numpy raise anything on damaged files
         raise KitError(f"{path} is damaged or no .npz of plain arrays ({error}): delete it and make it again") from None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kitlib import attacks, models, plots
 from kitlib.data import DataSettings
-from kitlib.data.pictures import read_pictures
+from kitlib.data.pictures import fit, read_pictures
 from kitlib.evaluation import softmax
 
 import ipywidgets
@@ -40,9 +40,8 @@ class Explorer:
         how = {"name": "fgsm"} if steps == 1 else {"name": "pgd", "steps": steps, "random_start": False}
         whose = "predicted" if self.labels is None else "true"
         attack = attacks.read(how | {"eps": eps, "labels": whose})
-        one = slice(number, number + 1)
-        given = None if self.labels is None else self.labels[one]
-        return keras.ops.convert_to_numpy(attack.perturb(self.model, self.images[one], given))[0]
+        given = None if self.labels is None else self.labels[[number]]
+        return keras.ops.convert_to_numpy(attack.perturb(self.model, self.images[[number]], given))[0]
 
     def figure(self, number: int = 0, eps: float = 32 / 255, steps: int = 10) -> Figure:
         """The picture, the perturbation, the attacked picture, and the probabilities before and after."""
@@ -94,6 +93,6 @@ def read_picture(path: str, settings: DataSettings) -> np.ndarray:
     path: any usual format; `~` is the home folder. settings: of the experiment's data.
     Returns float32, 1 x size x size x channels, in [0, 1]. Raises KitError for a file that is no usable picture.
     """
-    file = Path(path).expanduser().absolute()
-    found = read_pictures([file], settings.form(), cache=None)
-    return found["images"].astype(np.float32) / np.float32(255)
+    file = Path(os.path.expanduser(path)).absolute()
+    found = read_pictures([file], settings.form(channels=1 if settings.grey else None), cache=None)
+    return fit(found["images"], settings.size, settings.channels).astype(np.float32) / np.float32(255)

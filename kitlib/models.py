@@ -153,7 +153,7 @@ def _application(inputs, constructor: Callable, bgr: bool, weights: str | None =
             input_tensor=inputs, pooling="avg",
         )
         if weights and not from_imagenet:
-            network.load_weights(_weights_file(weights))
+            network.load_weights(weights_file(weights))
     except (OSError, ValueError) as error:
         what = f"{constructor.__name__} with weights {weights!r}"
         raise KitError(f"{what} could not be made: {first_line(error)}") from None
@@ -165,7 +165,8 @@ def _application(inputs, constructor: Callable, bgr: bool, weights: str | None =
     return layers.Dropout(dropout)(network.output) if dropout else network.output
 
 
-def _weights_file(weights: str) -> Path:
+def weights_file(weights: str) -> Path:
+    """The file of an option `weights`, which counts from the data folder where it is not absolute."""
     return data_folder() / os.path.expanduser(weights)
 
 
@@ -208,7 +209,7 @@ def build(settings: ModelSettings, input_shape: tuple[int, int, int], classes: i
     normalised = normalisation.layer()(inputs)
     try:
         features = builder(normalised, **settings.options)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, IndexError) as error:
         if isinstance(error, KitError):
             raise
         raise KitError(
@@ -217,7 +218,7 @@ def build(settings: ModelSettings, input_shape: tuple[int, int, int], classes: i
         ) from None
     logits = layers.Dense(classes, dtype="float32", name="logits")(features)
     weights = settings.options.get("weights")
-    given = sha256(_weights_file(weights)) if weights and weights != "imagenet" else weights
+    given = sha256(weights_file(weights)) if weights and weights != "imagenet" else weights
     return with_origin(keras.Model(inputs, logits, name=settings.name), {"seed": seed, "weights": given})
 
 
@@ -376,11 +377,16 @@ def as_pixels(images) -> tf.Tensor:
 
 
 def _compiled_forward(model: keras.Model, shape: tuple[int, int, int]) -> Callable:
-    # Kept on the model itself: it lives and dies with it, and one trace serves every batch size.
+    # Kept on the model itself: it lives and dies with it, and one trace serves every batch size. What Keras's
+    # Normalization computes with is no variable, so a trace holds the numbers of its time.
+    parts = model._flatten_layers() if hasattr(model, "_flatten_layers") else []
+    fixed = [np.asarray(getattr(layer, name, None)).tobytes() for layer in parts
+             if isinstance(layer, layers.Normalization) for name in ("mean", "variance")]
     kept = model.__dict__.setdefault("_kitlib_forward", {})
-    if shape not in kept:
+    key = (shape, *fixed)
+    if key not in kept:
         spec = tf.TensorSpec((None, *shape), tf.float32)
         compiled = tf.function(lambda x: model(x, training=False), input_signature=[spec])
         # Its concrete function, as TensorFlow would warn of retracing where several models are asked in turn.
-        kept[shape] = compiled.get_concrete_function()
-    return kept[shape]
+        kept[key] = compiled.get_concrete_function()
+    return kept[key]

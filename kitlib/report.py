@@ -205,10 +205,7 @@ def run_page(found: results.Results, pictures: tuple[Picture, ...] = (), audits:
         Section("What was asked", words=(experiment["summary"],), facts=(
             ("Data", found.source), ("Images", _counts(found.data)), ("Network", experiment["model"]["name"]),
             ("Baseline", experiment["baseline"]["method"]), ("Defended", experiment["defended"]["method"]))),
-        Section("The paper against what was measured", words=(
-            "As published follows the paper's own recipe, flaws included. As defined is the attack as its inventors "
-            "define it, in the valid pixel box, made against the very model that is judged.",),
-            tables=(Table.of(results.paper_table(found), marked="verdict"),)),
+        *_against_the_paper(found),
         Section("Accuracy under every attack", words=(
             "Accuracy in per cent, its 95 % interval, and the number of test images.",),
             tables=(Table.of(results.accuracy_table(found)),)),
@@ -220,6 +217,15 @@ def run_page(found: results.Results, pictures: tuple[Picture, ...] = (), audits:
     )
     return Page(experiment["title"], results.heading(found), verdicts,
                 tuple(section for section in sections if _says_something(section)))
+
+
+def _against_the_paper(found: results.Results) -> tuple[Section, ...]:
+    if not found.paper:
+        return ()
+    return (Section("The paper against what was measured", words=(
+        "As published follows the paper's own recipe, flaws included. As defined is the attack as its inventors "
+        "define it, in the valid pixel box, made against the very model that is judged.",),
+        tables=(Table.of(results.paper_table(found), marked="verdict"),)),)
 
 
 def _says_something(section: Section) -> bool:

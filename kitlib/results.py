@@ -317,14 +317,14 @@ def cell(measured: Measured) -> str:
 
 def as_markdown(table: pd.DataFrame) -> str:
     """A GitHub-flavoured Markdown table, its numbers to four digits."""
-    lines = ["| " + " | ".join(table.columns) + " |", "|" + " --- |" * len(table.columns)]
-    lines += ["| " + " | ".join(_as_text(value).replace("|", "\\|") for value in row) + " |" for row in table.values]
+    lines = ["| " + " | ".join(map(_as_cell, row)) + " |" for row in (table.columns, *table.values)]
+    lines.insert(1, "|" + " --- |" * len(table.columns))
     return "\n".join(lines) + "\n"
 
 
-def _as_text(value) -> str:
+def _as_cell(value) -> str:
     if not isinstance(value, float):
-        return str(value)
+        return " ".join(str(value).split()).replace("|", "\\|")
     return "" if np.isnan(value) else f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
 
 

@@ -71,7 +71,7 @@ def few(names) -> str:
 
 def suggestion(name: str, known) -> str:
     """'; did you mean ...' or '; known: ...' for the end of an error message."""
-    known = sorted(known)
+    known = sorted(map(str, known))
     close = difflib.get_close_matches(name, known, n=1)
     if close:
         return f"; did you mean '{close[0]}'?"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kitlib import results, sweeps
 from kitlib.experiment import REPOSITORY, lessons, solutions
-from kitlib.files import write_text
+from kitlib.files import folder_written_whole, write_text
 from kitlib.report import TEMPLATES, Picture, Section, caption_of, environment
 from kitlib.settings import KitError
 
@@ -29,8 +29,13 @@ def build(target: Path) -> Path:
     target = target.absolute()
     if target.exists() and not _is_site(target) and (not target.is_dir() or any(target.iterdir())):
         raise KitError(f"{target} holds other things already: choose a new folder")
-    target.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(TEMPLATES / "style.css", target / "style.css")     # first: `_is_site` knows a half-made site by it
+    with folder_written_whole(target) as folder:
+        _write_all(folder)
+    return target / "index.html"
+
+
+def _write_all(target: Path) -> None:
+    shutil.copyfile(TEMPLATES / "style.css", target / "style.css")
     for notebook in lessons() + solutions():
         page = notebook.relative_to(REPOSITORY).with_suffix(".html")
         _write_notebook(notebook, [each.stem for each in lessons()], target / page, root="../" * (len(page.parts) - 1))
@@ -41,7 +46,6 @@ def build(target: Path) -> Path:
     for name in (*DOCUMENTS, *tables):
         _write_document(REPOSITORY / name, (target / name).with_suffix(".html"), root="../" * name.count("/"))
     _write_document(REPOSITORY / "README.md", target / "index.html")
-    return target / "index.html"
 
 
 def _is_site(folder: Path) -> bool:

@@ -12,6 +12,7 @@ from kitlib import __main__ as command_line
 from kitlib import attacks, audit, data, models, plots, report, results, runs, training
 from kitlib.audit import checks, material, measure, request
 from kitlib.evaluation import Accuracy
+from kitlib.experiment import REPOSITORY
 from kitlib.files import read_json, write_json
 from kitlib.settings import KitError
 
@@ -1208,6 +1209,14 @@ def test_an_input_shape_is_three_whole_numbers(shape, capsys):
 
 
 # --- the report
+
+def test_a_report_has_no_heading_without_a_word_of_its_own():
+    """Of an experiment without figures of a paper nothing stands against them."""
+    for name in ("cifar10_robust", "cifar10_exp4"):
+        found = results.read(REPOSITORY / "figures" / name / "results.json")
+        titles = [section.title for section in report.run_page(found).sections]
+        assert ("The paper against what was measured" in titles) == bool(found.paper) == (name == "cifar10_exp4")
+
 
 def test_everything_in_a_report_is_escaped():
     nasty = "<img src=x onerror=alert(1)>"

@@ -14,11 +14,12 @@ from types import SimpleNamespace
 from kitlib import batch, headless, runs
 from kitlib.data import DataSettings
 from kitlib.data.state import state_of
-from kitlib.experiment import REPOSITORY
+from kitlib.experiment import EXPERIMENTS, REPOSITORY
 
 import nbformat
 import papermill
 import pytest
+from drawn_data import lung_folder
 from toy_batch import MADE, ToyBatch
 
 RESULT = "toy/demo/seed0/records/attacks.json"  # of notebook 03, so that three are run
@@ -116,9 +117,11 @@ def test_the_state_of_the_data_changes_with_their_files_and_with_nothing_else(tm
     assert state_of(DataSettings.read({"name": "digits"}, "here")) == ""
 
 
-def test_a_batch_is_told_the_state_of_a_file_of_weights(tmp_path):
+@pytest.mark.parametrize("named", ["resnet.weights.h5", "{}/resnet.weights.h5"])
+def test_a_batch_is_told_the_state_of_a_file_of_weights(tmp_path, monkeypatch, named):
+    monkeypatch.setenv("KITLIB_DATA", str(tmp_path))    # from where a relative path counts
     weights, states = tmp_path / "resnet.weights.h5", []
-    changes = {"model": {"name": "resnet50", "options": {"weights": str(weights)}}}
+    changes = {"model": {"name": "resnet50", "options": {"weights": named.format(tmp_path)}}}
     for content in (None, "some", "other weights"):
         if content:
             weights.write_text(content)
@@ -130,14 +133,25 @@ def test_a_batch_is_told_the_state_of_a_file_of_weights(tmp_path):
 
 def test_a_batch_is_told_the_state_of_its_data(tmp_path, monkeypatch):
     monkeypatch.setenv("KITLIB_DATA", str(tmp_path))
-    (tmp_path / "The IQ-OTHNCCD lung cancer dataset/Benign cases").mkdir(parents=True)
-    states = []
+    home, states = lung_folder(tmp_path / "data", counts=(1, 1, 1)), []
+    home.rename(tmp_path / "here")
     for _ in range(2):
         config = batch.config_of(batch.jobs_for(["lung_ct", "digits_fgsm"], "smoke", 0))
         assert config["data"]["digits_fgsm/smoke"] == ""
         states.append(config["data"]["lung_ct/smoke"])
-        (tmp_path / "The IQ-OTHNCCD lung cancer dataset/Benign cases/1.jpg").touch()
-    assert "" not in states and states[0] != states[1]
+        (tmp_path / "cifar-10-python.tar.gz").touch()
+        states.append(batch.config_of(batch.jobs_for(["lung_ct"], "smoke", 0))["data"]["lung_ct/smoke"])
+        (tmp_path / "here/Normal cases/2.jpg").touch()
+    assert "" not in states and states[0] == states[1] != states[2]
+
+
+def test_the_same_run_is_told_alike_however_it_is_asked_for():
+    def told(name, changes):
+        return batch.config_of([batch.Job(name, runs.open_run(name, "smoke", 0, changes), changes)])
+
+    one = told("digits_fgsm", {"baseline": {"epochs": 2, "batch_size": 32}})
+    path = str(EXPERIMENTS / "digits_fgsm.yaml")
+    assert told(path, {"baseline": {"batch_size": 32, "epochs": 2}}) == one
 
 
 def test_a_clock_that_jumps_never_passes_off_the_old_for_the_new(done):
@@ -193,6 +207,8 @@ def test_make_works_or_says_why_it_cannot(tmp_path):
     assert make(tmp_path / "my kit", VIRTUAL_ENV=str(tmp_path / "my kit/.venv")).returncode == 0
     assert "environment /my env has a space or a colon" in make(tmp_path / "plain", VIRTUAL_ENV="/my env").stderr
     assert "co:lon has a colon in its path" in make(tmp_path / "co:lon").stderr
+    inner = f"/opt{tmp_path}/app/env"       # the repository's path within that of the environment
+    assert f"-m venv {inner}" in make(tmp_path / "app", VIRTUAL_ENV=inner).stdout
 
 
 def test_only_a_few_notebooks_without_a_training_run_at_a_time(tmp_path):

@@ -208,6 +208,12 @@ def test_a_broken_yaml_file_is_named(tmp_path):
         experiment.load(str(tmp_path / "mine.yaml"))
 
 
+def test_a_profile_that_is_no_name_is_refused(tmp_path, content):
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content | {"profiles": {"demo": {}, 8: {}}}, sort_keys=False))
+    with pytest.raises(KitError, match="the profile 8 is no name: put it between quotation marks"):
+        experiment.load(str(tmp_path / "mine.yaml"), "8")
+
+
 def test_further_notebooks_are_those_from_06_on_and_must_exist(tmp_path, monkeypatch, content):
     (tmp_path / "06_is_it_robust.ipynb").touch()
     (tmp_path / "05_evaluation.ipynb").touch()

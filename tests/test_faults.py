@@ -21,6 +21,7 @@ from pathlib import Path
 from kitlib import __main__ as command_line
 from kitlib import data, files, models, runs, training
 from kitlib.data import Dataset
+from kitlib.data.state import state_of
 from kitlib.experiment import REPOSITORY, further_notebooks
 from kitlib.settings import KitError
 from kitlib.training.checkpoint import State
@@ -261,6 +262,32 @@ def test_data_that_may_only_be_read_are_enough(open_folder):
     open_folder.chmod(0o555)
     assert as_nobody(lambda: Dataset.load(path).name) == toy_data().name
     open_folder.chmod(0o755)
+
+
+def test_what_may_not_be_read_is_not_called_damaged(open_folder):
+    record, arrays = open_folder / "record.json", open_folder / "arrays.npz"
+    files.write_json(record, {"a": 1})
+    files.write_arrays(arrays, a=np.zeros(1))
+    for path, read in ((record, files.read_json), (arrays, files.read_arrays)):
+        path.chmod(0)
+        said = as_nobody(lambda path=path, read=read: read(path))
+        assert said == f"KitError: {path} cannot be read (Permission denied)"
+
+
+def test_a_closed_folder_beside_the_lung_data_hides_nothing(open_folder):
+    for name in ("Bengin", "Malignant", "Normal"):
+        (open_folder / "data/the scans" / f"{name} cases").mkdir(parents=True)
+    (open_folder / "data/lost+found").mkdir(mode=0)
+    chosen = data.DataSettings(name="iq_othnccd")
+    assert len(as_nobody(lambda: state_of_data(chosen, open_folder / "data"))) == 16
+    (open_folder / "data").chmod(0)
+    assert as_nobody(lambda: state_of_data(data.DataSettings(name="cifar10"), open_folder / "data")) == ""
+    (open_folder / "data").chmod(0o755)
+
+
+def state_of_data(settings, folder) -> str:
+    os.environ["KITLIB_DATA"] = str(folder)     # in a process of its own
+    return state_of(settings)
 
 
 def test_a_folder_that_may_not_be_written_is_named_and_stays_as_it_is(open_folder):

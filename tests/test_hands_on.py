@@ -119,6 +119,25 @@ def test_an_own_picture_is_prepared_as_the_data_are(tmp_path, trained_model):
     assert own[0, :, :3].min() > 0.95 and own[0, :, 5:].max() < 0.05
 
 
+def test_a_coloured_picture_is_grey_where_the_data_are(tmp_path):
+    Image.new("RGB", (20, 20), (255, 0, 0)).save(tmp_path / "red.png")
+    for name in ("iq_othnccd", "phantom_ct"):
+        own = hands_on.read_picture(str(tmp_path / "red.png"), DataSettings(name=name, size=16, channels=3))
+        assert own.shape == (1, 16, 16, 3) and np.ptp(own) < 0.01 and 0.2 < own.mean() < 0.4
+    own = hands_on.read_picture(str(tmp_path / "red.png"), DataSettings(name="cifar10", size=16))
+    np.testing.assert_allclose(own[0, 8, 8], (1, 0, 0))
+
+
+def test_a_picture_that_is_not_there_is_named():
+    with pytest.raises(KitError, match="nobody-of-this-name"):
+        hands_on.read_picture("~nobody-of-this-name/a.png", DATA)
+
+
+def test_pictures_are_counted_from_the_end_too(explorer):
+    last = len(explorer.images) - 1
+    np.testing.assert_array_equal(explorer.attack(-1, 0.1, 2), explorer.attack(last, 0.1, 2))
+
+
 def test_without_labels_the_attack_leads_away_from_the_answer(explorer, trained_model):
     mine = hands_on.Explorer(trained_model, explorer.images[:1], NAMES)
     np.testing.assert_allclose(mine.attack(0, 0.1, 5), explorer.attack(0, 0.1, 5), atol=1e-6)  # it was right

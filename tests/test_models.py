@@ -254,6 +254,29 @@ def test_float32_is_float32_on_every_gpu():
     assert not tf.config.experimental.tensor_float_32_execution_enabled()
 
 
+def test_loaded_weights_of_a_normalization_count_in_what_was_asked_before(tmp_path):
+    def network(scale):
+        normalize = keras.layers.Normalization()
+        normalize.adapt(scale * np.random.default_rng(0).random((16, 4, 4, 3)))
+        made = keras.Sequential([keras.Input((4, 4, 3)), normalize, keras.layers.Flatten(), keras.layers.Dense(3)])
+        return made
+
+    pixels = np.random.default_rng(1).random((2, 4, 4, 3)).astype(np.float32)
+    one, other = network(1), network(9)
+    before = models.predict_logits(one, pixels)
+    other.save_weights(tmp_path / "other.weights.h5")
+    one.load_weights(tmp_path / "other.weights.h5")
+    after = models.predict_logits(one, pixels)
+    np.testing.assert_allclose(after, models.predict_logits(other, pixels), atol=1e-5)
+    assert np.abs(after - before).max() > 0.01
+
+
+@pytest.mark.parametrize("options", [{"widths": []}])
+def test_a_network_without_layers_is_refused(options):
+    with pytest.raises(KitError, match="small_resnet' cannot be built"):
+        models.build(ModelSettings(name="small_resnet", options=options), (8, 8, 3), 2)
+
+
 def test_a_weights_file_is_looked_up_from_the_data_folder(tmp_path, monkeypatch):
     def tiny(input_tensor, **_):
         x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(2, 3)(input_tensor))

@@ -139,6 +139,7 @@ def test_markdown_tables_escape_their_bars():
     import pandas as pd
 
     assert results.as_markdown(pd.DataFrame({"a": ["x|y"]})) == "| a |\n| --- |\n| x\\|y |\n"
+    assert results.as_markdown(pd.DataFrame({"a|b": ["two\nlines\n"]})) == "| a\\|b |\n| --- |\n| two lines |\n"
     numbers = results.as_markdown(pd.DataFrame({"a": [97.90909, 20.0, 0.000123456, 123456.7, np.nan]}))
     assert numbers.splitlines()[2:] == ["| 97.91 |", "| 20 |", "| 0.0001235 |", "| 123457 |", "|  |"]
 

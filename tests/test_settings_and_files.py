@@ -146,6 +146,30 @@ def test_a_folder_comes_back_after_a_kill_between_the_two_renames(tmp_path):
     assert sorted(os.listdir(tmp_path)) == [".it-or-not-12345678", "it"]
 
 
+def test_a_link_to_a_folder_stays_one(tmp_path):
+    (tmp_path / "big disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "big disk")
+    files.check_folder(tmp_path / "out", may_hold=set())
+    with files.folder_written_whole(tmp_path / "out") as folder:
+        (folder / "new.txt").touch()
+    assert (tmp_path / "out").is_symlink() and os.listdir(tmp_path / "big disk") == ["new.txt"]
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(files.fcntl, "flock", flock)
+    with pytest.raises(KitError, match="cannot be locked .Function not implemented.: .*KITLIB_RUNS"):
+        files.alone_in(tmp_path, "batch").__enter__()
+
+
+@pytest.mark.parametrize("text", ["!!bool maybe", "!!timestamp abc", '!!int ""', "a: 1\na: 2"])
+def test_yaml_of_no_meaning_is_a_clear_error(text):
+    with pytest.raises(KitError, match="mine.yaml is no valid YAML"):
+        files.parse_yaml(text, "mine.yaml")
+
+
 @pytest.mark.parametrize("content", ["", "{", "\x00\xff", '{"a": 1'])
 def test_damaged_json_is_a_clear_error(tmp_path, content):
     (tmp_path / "r.json").write_text(content)

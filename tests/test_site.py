@@ -50,6 +50,16 @@ def test_links_and_pictures_of_the_site_are_there(pages, name):
     assert set(re.findall(r'href="#([^"]+)"', text)) <= set(re.findall(r'id="([^"]+)"', text))
 
 
+def test_pages_of_what_is_gone_go_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(site, "lessons", lambda: [])
+    monkeypatch.setattr(site, "solutions", lambda: [])
+    site.build(tmp_path / "site")
+    (tmp_path / "site/notebooks").mkdir()
+    (tmp_path / "site/notebooks/12_gone.html").touch()
+    site.build(tmp_path / "site")
+    assert (tmp_path / "site/index.html").is_file() and not (tmp_path / "site/notebooks").exists()
+
+
 def test_an_interrupted_site_is_made_again(tmp_path, monkeypatch):
     monkeypatch.setattr(site, "_gallery", lambda: 1 / 0)
     monkeypatch.setattr(site, "lessons", lambda: [])

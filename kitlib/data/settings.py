@@ -133,6 +133,11 @@ class DataSettings(Settings):
             raise ValueError(f"'resize' ({self.resize}) must be at least 'size' ({self.size})")
         return self
 
+    @property
+    def grey(self) -> bool:
+        """Whether the data set's own pictures are, which `channels: 3` shows three times."""
+        return self.name in ("digits", "iq_othnccd", "phantom_ct")
+
     def form(self, channels: int | None = None) -> Form:
         """What picture files are brought to."""
         usual = round(self.size * 256 / 224) if self.name == "iq_othnccd" else self.size

@@ -210,7 +210,7 @@ def _iq_othnccd(settings, seed, folder):
 def _find_lung(settings, folder) -> tuple[Path, dict[str, Path]]:
     looked = [folder / name for name in LUNG_FOLDERS]
     for place in looked:
-        found = _lung_below(place)
+        found = lung_below(place)
         if found:
             return found
     if not settings.download:
@@ -218,21 +218,21 @@ def _find_lung(settings, folder) -> tuple[Path, dict[str, Path]]:
                        f"(looked for folders of benign, malignant and normal cases, two levels down): {HOW_TO}, or set "
                        "'download: true'")
     downloaded = _download_lung()
-    found = _lung_below(downloaded)
+    found = lung_below(downloaded)
     if not found:
         raise KitError(f"the download in {printable(downloaded)} has no folders of benign, malignant and normal cases")
     return found
 
 
-def _lung_below(place: Path, levels: int = 2) -> tuple[Path, dict[str, Path]] | None:
+def lung_below(place: Path, levels: int = 2) -> tuple[Path, dict[str, Path]] | None:
     """The folder at or below `place` that holds the three classes."""
     inner = inner_folders(place)
     by_class = {name: [entry for entry in inner if entry.name.lower().startswith(starts)]
                 for name, starts in LUNG_CLASSES.items()}
     if all(len(found) == 1 for found in by_class.values()):
         return place, {name: found[0] for name, found in by_class.items()}
-    below = [_lung_below(entry, levels - 1) for entry in inner] if levels else []
-    return next(filter(None, below), None)
+    open_ones = [entry for entry in inner if os.access(entry, os.R_OK | os.X_OK)] if levels else []
+    return next(filter(None, (lung_below(entry, levels - 1) for entry in open_ones)), None)
 
 
 def _download_lung() -> Path:

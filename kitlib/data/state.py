@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 
 from kitlib.data.settings import DataSettings, data_folder
-from kitlib.data.sources import CIFAR10_FOLDER, LUNG_FOLDERS, images_home
+from kitlib.data.sources import CIFAR10_FOLDER, LUNG_FOLDERS, images_home, lung_below
 
 DEEPEST = 4     # levels of folders; no data set has more
 
@@ -20,17 +20,18 @@ def state_of(settings: DataSettings) -> str:
     Archives and downloads do not count: they are checked by their hash, and come only while the batch runs.
     """
     folder = data_folder()
-    places = [place for place in _looked_at(settings, folder) if place.is_dir()]
-    if len(places) > 1:     # the data folder itself is one only where nothing in it is
-        places = [place for place in places if place != folder]
+    places = [place for place in _read_from(settings, folder) if os.path.isdir(place)]
     listing = [(str(place), _listing(place)) for place in places]
     return hashlib.sha256(repr(listing).encode()).hexdigest()[:16] if listing else ""
 
 
-def _looked_at(settings: DataSettings, folder: Path) -> list[Path]:
+def _read_from(settings: DataSettings, folder: Path) -> list[Path]:
     if settings.name == "image_folder":
         return [images_home(settings, folder)]
-    return [folder / name for name in {"cifar10": [CIFAR10_FOLDER], "iq_othnccd": LUNG_FOLDERS}.get(settings.name, ())]
+    if settings.name == "iq_othnccd":
+        found = filter(None, (lung_below(folder / name) for name in LUNG_FOLDERS))
+        return [home for home, _ in found][:1]
+    return [folder / CIFAR10_FOLDER] if settings.name == "cifar10" else []
 
 
 def _listing(place: Path) -> list[tuple[str, int, int]]:
