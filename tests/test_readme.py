@@ -1,5 +1,5 @@
 """What the README shows of the records."""
-from kitlib import files, readme, sweeps
+from kitlib import files, readme, results, sweeps
 from kitlib.experiment import REPOSITORY
 from kitlib.settings import KitError
 from kitlib.sweeps import Aggregate, Group, PaperSpread, Spread, Sweep
@@ -11,6 +11,15 @@ def test_the_readme_s_tables_are_those_of_the_records():
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     assert "<!-- results: " in text
     assert readme.fill_in(text, REPOSITORY / "figures") == text
+
+
+def test_each_of_paper_a_s_eight_figures_is_within_three_points_as_the_readme_says():
+    found = [results.read(REPOSITORY / f"figures/cifar10_exp{number}/results.json") for number in (1, 2, 3, 4)]
+    entries = [entry for each in found for entry in each.paper]
+    assert len(entries) == 8 and {each.seed for each in found} == {0}
+    assert all(abs(100 * entry.as_published.accuracy - entry.paper) <= 3 for entry in entries)
+    said = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert "each of its eight figures within 3 points at seed 0" in said
 
 
 def test_a_number_in_prose_is_that_of_its_record(tmp_path):
