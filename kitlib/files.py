@@ -61,19 +61,21 @@ def folder_written_whole(path: Path):
     path = Path(path).resolve()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _bring_back(path)
+        with _alone_beside(path):
+            _bring_back(path)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as aside:
             new, old = Path(aside, "new"), Path(aside, "old")
             new.mkdir()
             yield new
-            if path.exists():
-                path.rename(old)
-            try:
-                new.rename(path)
-            except OSError:
-                if old.exists():
-                    old.rename(path)
-                raise
+            with _alone_beside(path):
+                if path.exists():
+                    path.rename(old)
+                try:
+                    new.rename(path)
+                except OSError:
+                    if old.exists():
+                        old.rename(path)
+                    raise
     except OSError as error:
         raise KitError(f"{path} could not be written ({error.strerror}): {_FREE_SPACE}") from error
 
@@ -99,6 +101,18 @@ def check_folder(path: Path, may_hold: set[str]) -> None:
     if others:
         raise KitError(f"{path} holds other things already ({', '.join(others[:3])}{', ...' * (len(others) > 3)}): "
                        "choose a new folder")
+
+
+@contextlib.contextmanager
+def _alone_beside(path: Path):
+    """While one process renames here, the folder that it has set aside must not be taken for that of a killed one."""
+    handle = os.open(path.parent, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):      # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _bring_back(path: Path) -> None:

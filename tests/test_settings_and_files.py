@@ -3,6 +3,7 @@ import os
 import random
 import signal
 import stat
+import threading
 import warnings
 from pathlib import Path
 
@@ -144,6 +145,28 @@ def test_a_folder_comes_back_after_a_kill_between_the_two_renames(tmp_path):
         raise RuntimeError("and the next one fails, too")
     assert os.listdir(tmp_path / "it") == ["old.txt"]
     assert sorted(os.listdir(tmp_path)) == [".it-or-not-12345678", "it"]
+
+
+def test_two_writers_of_one_folder_lose_neither_result_nor_each_other(tmp_path, monkeypatch):
+    def write(name):
+        with files.folder_written_whole(tmp_path / "it") as folder:
+            (folder / name).touch()
+
+    def rename(path, target):
+        result = plain(path, target)
+        if path.name == "it" and not others:    # the first has set the old one aside, and nothing is in its place
+            others.append(threading.Thread(target=write, args=("second",)))
+            others[0].start()
+            others[0].join(0.2)
+        return result
+
+    write("old")
+    plain, others = Path.rename, []
+    monkeypatch.setattr(Path, "rename", rename)
+    write("first")
+    assert os.listdir(tmp_path / "it") in (["first"], ["second"])
+    others[0].join()
+    assert os.listdir(tmp_path) == ["it"] and os.listdir(tmp_path / "it") == ["second"]
 
 
 def test_a_link_to_a_folder_stays_one(tmp_path):
