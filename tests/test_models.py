@@ -258,8 +258,7 @@ def test_loaded_weights_of_a_normalization_count_in_what_was_asked_before(tmp_pa
     def network(scale):
         normalize = keras.layers.Normalization()
         normalize.adapt(scale * np.random.default_rng(0).random((16, 4, 4, 3)))
-        made = keras.Sequential([keras.Input((4, 4, 3)), normalize, keras.layers.Flatten(), keras.layers.Dense(3)])
-        return made
+        return keras.Sequential([keras.Input((4, 4, 3)), normalize, keras.layers.Flatten(), keras.layers.Dense(3)])
 
     pixels = np.random.default_rng(1).random((2, 4, 4, 3)).astype(np.float32)
     one, other = network(1), network(9)
@@ -271,10 +270,9 @@ def test_loaded_weights_of_a_normalization_count_in_what_was_asked_before(tmp_pa
     assert np.abs(after - before).max() > 0.01
 
 
-@pytest.mark.parametrize("options", [{"widths": []}])
-def test_a_network_without_layers_is_refused(options):
+def test_a_network_without_layers_is_refused():
     with pytest.raises(KitError, match="small_resnet' cannot be built"):
-        models.build(ModelSettings(name="small_resnet", options=options), (8, 8, 3), 2)
+        models.build(ModelSettings(name="small_resnet", options={"widths": []}), (8, 8, 3), 2)
 
 
 def test_a_weights_file_is_looked_up_from_the_data_folder(tmp_path, monkeypatch):
