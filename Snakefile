@@ -82,11 +82,11 @@ rule data_preparation:
         # given to no notebook: only so that other data make a run out of date
         data=lambda wildcards: config.get("data", {}).get(f"{wildcards.experiment}/{wildcards.profile}", ""),
     resources:
-        # also of 03 and 05: kitlib.batch lets only a few of them run at a time, however many cores there are
+        # also of 03 and 05: kitlib.experiments.batch lets only a few of them run at a time, however many cores there are
         kernels=1,
     shell:
         # `exec`, so that nothing stands between Snakemake and the notebook when one of them is killed
-        "exec {sys.executable:q} -P {ROOT:q}/kitlib/headless.py {input.notebook:q} {log.notebook:q} {log.text:q}"
+        "exec {sys.executable:q} -P {ROOT:q}/kitlib/experiments/headless.py {input.notebook:q} {log.notebook:q} {log.text:q}"
         " {params.experiment:q} {params.profile:q} {wildcards.seed} {params.overrides}"
 
 

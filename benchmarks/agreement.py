@@ -15,14 +15,14 @@ import types
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import tensorflow as tf
+
 from benchmarks import common, networks
 from benchmarks.attacks import art_classifier, in_batches
 from kitlib import audit, data, models
+from kitlib.base.settings import format_epsilon, parse_epsilon
 from kitlib.evaluation import Accuracy
-from kitlib.settings import format_epsilon, parse_epsilon
-
-import numpy as np
-import tensorflow as tf
 
 
 def main() -> None:

@@ -10,14 +10,14 @@ import argparse
 import time
 from collections.abc import Callable
 
-from benchmarks import common, networks
-from benchmarks.elsewhere import Elsewhere
-from kitlib import attacks, models
-
 import keras
 import numpy as np
 import tensorflow as tf
 from cleverhans.tf2.attacks.projected_gradient_descent import projected_gradient_descent
+
+from benchmarks import common, networks
+from benchmarks.elsewhere import Elsewhere
+from kitlib import attacks, models
 
 EPS, STEP = 8 / 255, 2 / 255
 

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from kitlib import files, runs
+from kitlib.base import files
+from kitlib.experiments import runs
 
 
 def folder() -> Path:

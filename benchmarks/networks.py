@@ -3,12 +3,12 @@ from __future__ import annotations
 
 import functools
 
-from benchmarks.common import folder
-from kitlib import data, models, training
-from kitlib.settings import KitError
-
 import keras
 import numpy as np
+
+from benchmarks.common import folder
+from kitlib import data, models, training
+from kitlib.base.settings import KitError
 
 # Enough training to attack, in minutes on two cores. The second is fast adversarial training (Wong et al. 2020,
 # arXiv:2001.03994) at 8/255.

@@ -17,7 +17,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from kitlib import attacks, data, experiment, models, training  # isort: skip (before TensorFlow: it chooses its kernels)
+from kitlib import attacks, data, models, training
+
+from kitlib.experiments import experiment  # isort: skip (before TensorFlow: it chooses its kernels)
+
+import keras
+import numpy as np
+import tensorflow as tf
+from scipy import stats
 
 from benchmarks import networks
 from benchmarks.common import paired, ratio, table, write
@@ -26,11 +33,6 @@ from kitlib.training.batches import Examples, training_batches
 from kitlib.training.optimizers import FusedAdam
 from kitlib.training.precision import twin
 from kitlib.training.settings import Augmentation
-
-import keras
-import numpy as np
-import tensorflow as tf
-from scipy import stats
 
 BATCH = 128
 REPEATS = 7

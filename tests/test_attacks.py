@@ -2,12 +2,6 @@
 import gc
 import weakref
 
-from kitlib import attacks, models
-from kitlib.attacks.base import margin
-from kitlib.attacks.gradient import checkpoints
-from kitlib.attacks.square import bump, sides
-from kitlib.settings import KitError
-
 import keras
 import numpy as np
 import pytest
@@ -16,6 +10,12 @@ from cleverhans.tf2.attacks.carlini_wagner_l2 import carlini_wagner_l2
 from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
 from cleverhans.tf2.attacks.momentum_iterative_method import momentum_iterative_method
 from cleverhans.tf2.attacks.projected_gradient_descent import projected_gradient_descent
+
+from kitlib import attacks, models
+from kitlib.attacks.base import margin
+from kitlib.attacks.gradient import checkpoints
+from kitlib.attacks.square import bump, sides
+from kitlib.base.settings import KitError
 
 GREY = {"mean": 0.5, "std": 0.5}
 EPS = 0.1
@@ -45,7 +45,7 @@ TABLE = [
 WHOLE_TABLE = pytest.mark.parametrize("settings", TABLE, ids=lambda row: "-".join(map(str, row.values())))
 
 
-def few(images, labels, count=40):
+def first_few(images, labels, count=40):
     return images[:count], labels[:count]
 
 
@@ -93,7 +93,7 @@ def test_settings_print_and_go_through_a_record(settings):
 
 @WHOLE_TABLE
 def test_result_is_what_the_model_says_of_the_images(settings, trained_model, images, labels):
-    images, labels = few(images, labels)
+    images, labels = first_few(images, labels)
     attack = attacks.read(settings)
     before = trained_model.get_weights()
     result = attacks.run(attack, trained_model, images, labels, batch_size=16)
@@ -117,7 +117,7 @@ def test_result_is_what_the_model_says_of_the_images(settings, trained_model, im
 
 @WHOLE_TABLE
 def test_perturb_in_a_graph_gives_images_of_the_same_shape(settings, trained_model, images, labels):
-    images, labels = few(images, labels, 8)
+    images, labels = first_few(images, labels, 8)
     attack = attacks.read(settings)
 
     @tf.function
@@ -134,8 +134,8 @@ def test_perturb_in_a_graph_gives_images_of_the_same_shape(settings, trained_mod
 @WHOLE_TABLE
 def test_control_perturbs_nothing(settings, trained_model, images, labels):
     attack = attacks.read(settings).control()
-    result = attacks.run(attack, trained_model, *few(images, labels))
-    expected = few(images, labels)[0]
+    result = attacks.run(attack, trained_model, *first_few(images, labels))
+    expected = first_few(images, labels)[0]
     if settings["name"] in ("paper_b_fgsm", "paper_b_pgd"):
         expected = (np.clip(expected * 2 - 1, 0, 1) + 1) / 2
     if settings["name"] == "paper_b_cw":
@@ -152,7 +152,7 @@ RANDOM = [
 
 @pytest.mark.parametrize("settings", RANDOM, ids=str)
 def test_seed_decides_whatever_the_batch_size(settings, trained_model, images, labels):
-    images, labels = few(images, labels)
+    images, labels = first_few(images, labels)
     attack = attacks.read(settings)
     one = attacks.run(attack, trained_model, images, labels, seed=1, batch_size=40).images
     again = attacks.run(attack, trained_model, images, labels, seed=1, batch_size=40).images
@@ -163,7 +163,7 @@ def test_seed_decides_whatever_the_batch_size(settings, trained_model, images, l
     assert not np.allclose(one, other)
 
 
-def test_an_image_that_is_fooled_is_left_alone_whatever_its_batch_does(trained_model, images, labels):
+def test_an_image_that_is_fooled_is_keep_done_whatever_its_batch_does(trained_model, images, labels):
     square = attacks.read({"name": "square", "eps": 0.15, "steps": 200})
     together = attacks.run(square, trained_model, images, labels, seed=1, batch_size=64)
     alone = attacks.run(square, trained_model, images, labels, seed=1, batch_size=1)
@@ -188,8 +188,8 @@ def test_predicted_labels_are_those_of_the_clean_image(settings, trained_model, 
 @pytest.mark.parametrize("kind", [int, np.int64, np.uint8])
 def test_a_seed_may_be_any_integer(kind, trained_model, images, labels):
     noise = attacks.read({"name": "noise", "eps": EPS})
-    found = attacks.run(noise, trained_model, *few(images, labels), seed=kind(3)).images
-    np.testing.assert_array_equal(found, attacks.run(noise, trained_model, *few(images, labels), seed=3).images)
+    found = attacks.run(noise, trained_model, *first_few(images, labels), seed=kind(3)).images
+    np.testing.assert_array_equal(found, attacks.run(noise, trained_model, *first_few(images, labels), seed=3).images)
 
 
 def test_mim_s_steps_share_out_epsilon():
@@ -587,7 +587,7 @@ def test_cw_failures_are_failures(trained_model, images, labels):
 
 
 def test_cw_searches_for_the_smallest_constant(trained_model, images, labels):
-    images, labels = few(images, labels)
+    images, labels = first_few(images, labels)
     short, long = (attacks.run(attacks.read({**CW, "search_steps": count, "constant": 10}),
                                trained_model, images, labels) for count in (2, 7))
     assert long.l2.mean() < 0.95 * short.l2.mean()
@@ -629,7 +629,7 @@ def test_published_one_step_attacks(settings, size, clip, trained_model, images,
 
 def test_published_cw_is_the_notebooks(trained_model, images, labels):
     """Against the notebook's loop, line by line, with Keras's Adam (epsilon as in PyTorch)."""
-    images, labels = few(images, labels)
+    images, labels = first_few(images, labels)
     weak = keras.Sequential([trained_model, keras.layers.Rescaling(0.2)])      # some leads under 1
     attack = attacks.read({"name": "paper_b_cw", "normalisation": GREY, "steps": 25})
     result = attacks.run(attack, weak, images, labels)

@@ -1,10 +1,10 @@
 """Side by side with Foolbox and ART, where they are installed (`pip install -e .[peers]`)."""
-from kitlib import attacks
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+
+from kitlib import attacks
 
 EPS = 0.1
 STEPS = {"steps": 10, "step": 0.02}

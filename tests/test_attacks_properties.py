@@ -1,13 +1,13 @@
 """Whatever the model, the shape, the epsilon and the norm: no attack leaves its ball or the pixel box."""
 import functools
 
-from kitlib import attacks
-
 import keras
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from kitlib import attacks
 
 SHAPES = [(1, 1, 1), (3, 5, 1), (4, 4, 3), (7, 6, 2)]
 BOUNDED = {

@@ -8,19 +8,20 @@ import sys
 import types
 import zipfile
 
-from kitlib import __main__ as command_line
-from kitlib import attacks, audit, data, models, plots, report, results, runs, training
-from kitlib.audit import checks, material, measure, request
-from kitlib.evaluation import Accuracy
-from kitlib.experiment import REPOSITORY
-from kitlib.files import read_json, write_json
-from kitlib.settings import KitError
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+
+from kitlib import attacks, audit, data, models, plots, training
+from kitlib import cli as command_line
+from kitlib.audit import checks, material, measure, request
+from kitlib.base.files import read_json, write_json
+from kitlib.base.places import REPOSITORY
+from kitlib.base.settings import KitError
+from kitlib.evaluation import Accuracy
+from kitlib.experiments import report, results, runs
 
 EPS = 0.25
 TINY = audit.Effort(images=200, steps=30, apgd_steps=15, queries=100, targets=1, cw_images=12, cw_searches=5,

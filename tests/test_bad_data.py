@@ -4,13 +4,13 @@ import socket
 import struct
 import zlib
 
-from kitlib import files
-from kitlib.data import Dataset, DataSettings, load, sources
-from kitlib.settings import KitError
-
 import numpy as np
 import pytest
 from PIL import Image
+
+from kitlib.base import files
+from kitlib.base.settings import KitError
+from kitlib.data import Dataset, DataSettings, load, sources
 
 CLASSES = ("cat", "dog")
 

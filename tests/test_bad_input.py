@@ -13,15 +13,18 @@ import sys
 import tarfile
 import zipfile
 
-from kitlib import __main__ as command_line
-from kitlib import attacks, data, experiment, files, models, runs
-from kitlib.data import Dataset, sources
-from kitlib.settings import KitError
-
 import keras
 import numpy as np
 import pytest
 import yaml
+
+from kitlib import attacks, data, models
+from kitlib import cli as command_line
+from kitlib.base import files
+from kitlib.base.places import REPOSITORY
+from kitlib.base.settings import KitError
+from kitlib.data import Dataset, sources
+from kitlib.experiments import experiment, runs
 
 
 def complaint(action) -> str:
@@ -419,8 +422,8 @@ def test_a_folder_of_runs_that_cannot_be_written_is_named(tmp_path, monkeypatch,
 
 def test_nothing_in_the_kit_loads_pickles_or_unsafe_yaml():
     """Every np.load says so, and pickle, yaml.load, eval, exec, and Keras's unsafe mode are not used."""
-    sources_of_the_kit = [*experiment.REPOSITORY.glob("kitlib/**/*.py"), *experiment.REPOSITORY.glob("benchmarks/*.py"),
-                          *experiment.REPOSITORY.glob("notebooks/**/*.ipynb")]
+    sources_of_the_kit = [*REPOSITORY.glob("kitlib/**/*.py"), *REPOSITORY.glob("benchmarks/*.py"),
+                          *REPOSITORY.glob("notebooks/**/*.ipynb")]
     for path in sources_of_the_kit:
         text = path.read_text(encoding="utf-8")
         for call in text.split("np.load(")[1:]:
@@ -434,7 +437,7 @@ def test_nothing_in_the_kit_loads_pickles_or_unsafe_yaml():
 
 
 def test_arrays_that_would_run_code_are_refused(tmp_path):
-    from kitlib.files import read_arrays
+    from kitlib.base.files import read_arrays
 
     ran = tmp_path / "code-was-here"
     np.savez(tmp_path / "x.npz", images=np.array([Payload(ran)], dtype=object))
@@ -470,7 +473,7 @@ def test_a_download_of_something_else_is_refused_by_its_hash(tmp_path, monkeypat
 
 
 def test_nothing_in_the_kit_unpacks_archives():
-    for path in experiment.REPOSITORY.glob("kitlib/**/*.py"):
+    for path in REPOSITORY.glob("kitlib/**/*.py"):
         for word in ("extractall", ".extract(", "unpack_archive", "extract=True"):
             assert word not in path.read_text(encoding="utf-8"), f"{path}: {word}"
 

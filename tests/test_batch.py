@@ -11,16 +11,17 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-from kitlib import batch, headless, runs
-from kitlib.data import DataSettings
-from kitlib.data.state import state_of
-from kitlib.experiment import EXPERIMENTS, REPOSITORY
-
 import nbformat
 import papermill
 import pytest
 from drawn_data import lung_folder
 from toy_batch import MADE, ToyBatch
+
+from kitlib.base.places import REPOSITORY
+from kitlib.data import DataSettings
+from kitlib.data.state import state_of
+from kitlib.experiments import batch, headless, runs
+from kitlib.experiments.experiment import EXPERIMENTS
 
 RESULT = "toy/demo/seed0/records/attacks.json"  # of notebook 03, so that three are run
 

@@ -1,11 +1,12 @@
-"""Contenders: resolved, trained once, judged once, by attacks that know them."""
+"""Compared models: resolved, trained once, judged once, by attacks that know them."""
 import dataclasses
-
-from kitlib import attacks, comparison, data, experiment, models, results, runs, training
-from kitlib.settings import KitError
 
 import numpy as np
 import pytest
+
+from kitlib import attacks, data, models, training
+from kitlib.base.settings import KitError
+from kitlib.experiments import comparison, experiment, results, runs
 
 # Few and small: a baseline, one that is trained on it, two defences in front of it.
 OVERRIDES = {
@@ -17,7 +18,7 @@ OVERRIDES = {
         "Square 32/255": {"steps": 5},
         "C&W": {"name": "cw_l2", "steps": 10, "search_steps": 2, "constant": 1.0, "learning_rate": 0.05},
     }},
-    "contenders": {
+    "compared_models": {
         "fgsm_paper": None, "fgsm_rs": None, "teacher": {"training": {"temperature": 20}, "why": "a test"},
         "distilled": {"training": {"method": "distilled", "temperature": 20}, "of": "teacher", "why": "a test"},
         "random_resize": {"preprocessing": {"draws": 3}},
@@ -48,22 +49,22 @@ def dataset(run):
 
 
 @pytest.fixture(scope="module")
-def trial(run, dataset):
-    return comparison.trial(run, dataset)
+def comparison_data(run, dataset):
+    return comparison.comparison_data(run, dataset)
 
 
 @pytest.fixture(scope="module")
-def records(run, dataset, trial):
-    return {name: comparison.judged(run, dataset, name, trial, progress=False) for name in run.experiment.contenders}
+def records(run, dataset, comparison_data):
+    return {name: comparison.judged(run, dataset, name, comparison_data, progress=False) for name in run.experiment.compared_models}
 
 
-def digits(contenders=None, profile="demo", **overrides):
-    return experiment.load("digits_fgsm", profile, {"contenders": contenders or {}, **overrides})
+def digits(compared_models=None, profile="demo", **overrides):
+    return experiment.load("digits_fgsm", profile, {"compared_models": compared_models or {}, **overrides})
 
 
 def test_a_contender_is_the_experiment_s_own_but_for_what_it_says():
     loaded = digits({"mine": {"model": {"options": {"dropout": 0.1}}, "training": {"epochs": 3}, "why": "a test"}})
-    mine = loaded.contenders["mine"]
+    mine = loaded.compared_models["mine"]
     assert mine.training == loaded.baseline.model_copy(update={"epochs": 3})
     assert mine.model.options == loaded.model.options | {"dropout": 0.1}
     assert mine.model.normalisation == loaded.model.normalisation
@@ -71,41 +72,41 @@ def test_a_contender_is_the_experiment_s_own_but_for_what_it_says():
 
 def test_another_model_of_a_contender_brings_its_own_options():
     loaded = digits({"mine": {"model": {"name": "small_resnet"}, "why": "a test"}})
-    assert loaded.contenders["mine"].model.options == {} and loaded.contenders["mine"].training == loaded.baseline
+    assert loaded.compared_models["mine"].model.options == {} and loaded.compared_models["mine"].training == loaded.baseline
 
 
 def test_null_leaves_a_contender_or_an_attack_out():
     loaded = digits({"fgsm_rs": None}, comparison={"attacks": {"FGSM 32/255": None}})
-    assert "fgsm_rs" not in loaded.contenders and "FGSM 32/255" not in loaded.comparison.attacks
-    assert "plain" in loaded.contenders
+    assert "fgsm_rs" not in loaded.compared_models and "FGSM 32/255" not in loaded.comparison.attacks
+    assert "plain" in loaded.compared_models
 
 
 WHY = {"why": "a test"}
 
 
-@pytest.mark.parametrize("contenders, message", [
-    ({"mine": {}}, "'contenders.mine.why' is missing"),
+@pytest.mark.parametrize("compared_models, message", [
+    ({"mine": {}}, "'compared_models.mine.why' is missing"),
     ({"mine": WHY}, "say what it is"),
-    ({"mine": {"of": "nobody", **WHY}}, "contender 'mine' is of 'nobody', which is no trained model named before it"),
-    ({"mine": {"of": "plain", **WHY}}, "contender 'mine' is of 'plain'"),
-    ({"my model": {"of": "baseline", **WHY}}, "contender 'my model': a name is of a-z, 0-9 and _"),
-    ({"baseline": {"of": "baseline", **WHY}}, "contender 'baseline'"),
-    ({"mine": {"training": {"epochs": 0}, **WHY}}, "'contenders.mine.training.epochs'"),
+    ({"mine": {"of": "nobody", **WHY}}, "compared_model 'mine' is of 'nobody', which is no trained model named before it"),
+    ({"mine": {"of": "plain", **WHY}}, "compared_model 'mine' is of 'plain'"),
+    ({"my model": {"of": "baseline", **WHY}}, "compared_model 'my model': a name is of a-z, 0-9 and _"),
+    ({"baseline": {"of": "baseline", **WHY}}, "compared_model 'baseline'"),
+    ({"mine": {"training": {"epochs": 0}, **WHY}}, "'compared_models.mine.training.epochs'"),
     ({"mine": {"training": {"epochz": 1}, **WHY}}, "epochz"),
     ({"mine": {"preprocessing": "jpgg", "of": "baseline", **WHY}}, "there is no defence 'jpgg'; did you mean 'jpeg'"),
-    ({"mine": {"preprocessing": "jpeg", "training": {"epochs": 1}, "of": "baseline", **WHY}}, "train one contender"),
+    ({"mine": {"preprocessing": "jpeg", "training": {"epochs": 1}, "of": "baseline", **WHY}}, "train one compared_model"),
     ({"mine": {"training": {"method": "distilled"}, **WHY}}, "`of` where its method is distilled or static"),
     ({"mine": {"training": {"epochs": 2}, "of": "baseline", **WHY}}, "`of` where its method is distilled or static"),
 ])
-def test_impossible_contenders_are_refused(contenders, message):
+def test_impossible_compared_models_are_refused(compared_models, message):
     with pytest.raises(KitError, match=message):
-        digits(contenders)
+        digits(compared_models)
 
 
 def test_the_comparison_fits_together():
     with pytest.raises(KitError, match="headline must be an attack with an eps, not 'PGD 9'; known: APGD"):
         digits(comparison={"headline": "PGD 9"})
-    with pytest.raises(KitError, match="contenders need a `comparison`"):
+    with pytest.raises(KitError, match="compared_models need a `comparison`"):
         digits(comparison=None)
 
 
@@ -120,22 +121,22 @@ def test_the_worst_case_of_the_comparison_leaves_out_other_threat_models():
 def test_a_mistake_in_the_baseline_is_told_once():
     with pytest.raises(KitError) as caught:
         digits(baseline={"epochs": 0})
-    assert "'baseline.epochs'" in str(caught.value) and "contenders" not in str(caught.value)
+    assert "'baseline.epochs'" in str(caught.value) and "compared_models" not in str(caught.value)
 
 
 def test_only_what_is_trained_is_made_of_something():
     run = runs.open_run("digits_fgsm", "demo", 0)
     assert run.made_of("distilled")["baseline"] == run.made_of("teacher")
     for name in ("plain", "bit_depth", "fgsm_r"):
-        with pytest.raises(KitError, match=f"there is no trained contender '{name}'"):
+        with pytest.raises(KitError, match=f"there is no trained compared model '{name}'"):
             run.made_of(name)
 
 
-def test_contenders_do_not_touch_the_records_of_the_pipeline():
+def test_compared_models_do_not_touch_the_records_of_the_pipeline():
     def fingerprint(**overrides):
         return runs.open_run("digits_fgsm", "demo", 0, overrides).fingerprint
 
-    assert fingerprint(contenders={"fgsm_rs": None}, comparison={"images": 7}) == fingerprint()
+    assert fingerprint(compared_models={"fgsm_rs": None}, comparison={"images": 7}) == fingerprint()
 
 
 def test_judgements_count_the_same_images_and_the_worst_case_is_the_worst(records, run):
@@ -148,11 +149,11 @@ def test_judgements_count_the_same_images_and_the_worst_case_is_the_worst(record
         assert record["inference"]["seconds"] > 0
 
 
-def test_the_baseline_as_a_contender_is_the_baseline(records, run, trial):
+def test_the_baseline_as_a_contender_is_the_baseline(records, run, comparison_data):
     plain, headline = records["plain"], run.experiment.comparison.headline
     assert plain["naive"]["correct"] == plain["attacks"][headline]["correct"]
     assert plain["clean"]["accuracy"] == np.mean(
-        models.predict_logits(trial.baseline, trial.images).argmax(1) == trial.labels)
+        models.predict_logits(comparison_data.baseline, comparison_data.images).argmax(1) == comparison_data.labels)
     assert plain["training"]["times_plain"] == 1 and plain["clean"]["accuracy"] > 0.5
 
 
@@ -167,105 +168,105 @@ def test_what_training_cost_includes_what_it_builds_on(records, run, dataset):
     seconds = {name: comparison.trained(run, dataset, name, progress=False)[1] for name in ("teacher", "distilled")}
     assert records["distilled"]["training"]["seconds"] == seconds["distilled"] > seconds["teacher"] > 0
     assert records["bit_depth"]["training"]["times_plain"] == 1
-    assert run.path("models/contenders/distilled.keras").exists()
-    assert runs.read_json(run.path("records/contenders/distilled.json"))["seconds"] == seconds["distilled"]
+    assert run.path("models/compared_models/distilled.keras").exists()
+    assert runs.read_json(run.path("records/compared_models/distilled.json"))["seconds"] == seconds["distilled"]
 
 
-def test_a_stopped_comparison_goes_on_where_it_was(records, run, dataset, trial, monkeypatch):
+def test_a_stopped_comparison_goes_on_where_it_was(records, run, dataset, comparison_data, monkeypatch):
     asked = []
-    monkeypatch.setattr(comparison, "entrant", lambda run, dataset, name, progress: asked.append(name))
-    assert comparison.judged(run, dataset, "plain", trial, progress=False) == records["plain"]
+    monkeypatch.setattr(comparison, "model_under_test", lambda run, dataset, name, progress: asked.append(name))
+    assert comparison.judged(run, dataset, "plain", comparison_data, progress=False) == records["plain"]
     assert asked == []
     run.path("records/judged/bit_depth.json").rename(run.path("records/judged/aside.json"))
     with pytest.raises(AttributeError):      # what the stand-in returns cannot be judged
-        comparison.judged(run, dataset, "bit_depth", trial, progress=False)
+        comparison.judged(run, dataset, "bit_depth", comparison_data, progress=False)
     assert asked == ["bit_depth"] and not run.path("records/judged/bit_depth.json").exists()
     run.path("records/judged/aside.json").rename(run.path("records/judged/bit_depth.json"))
 
 
 @pytest.mark.parametrize("change", [{"images": 39}, {"samples": 4}])
-def test_another_comparison_is_judged_anew(records, run, dataset, trial, monkeypatch, change):
+def test_another_comparison_is_judged_anew(records, run, dataset, comparison_data, monkeypatch, change):
     class JudgedAnew(Exception):
         pass
 
-    def entrant(*_):
+    def model_under_test(*_):
         raise JudgedAnew
 
     changed = run.experiment.comparison.model_copy(update=change)
     other = dataclasses.replace(run, experiment=run.experiment.model_copy(update={"comparison": changed}))
-    monkeypatch.setattr(comparison, "entrant", entrant)
+    monkeypatch.setattr(comparison, "model_under_test", model_under_test)
     with pytest.raises(JudgedAnew):
-        comparison.judged(other, dataset, "plain", trial, progress=False)
+        comparison.judged(other, dataset, "plain", comparison_data, progress=False)
 
 
-def test_another_model_is_judged_anew(records, run, dataset, trial, monkeypatch):
+def test_another_model_is_judged_anew(records, run, dataset, comparison_data, monkeypatch):
     class JudgedAnew(Exception):
         pass
 
-    def entrant(*_):
+    def model_under_test(*_):
         raise JudgedAnew
 
-    monkeypatch.setattr(comparison, "entrant", entrant)
+    monkeypatch.setattr(comparison, "model_under_test", model_under_test)
     before = run.path("models/baseline.keras").read_bytes()
     model = run.model("baseline")
     model.set_weights([0 * weight for weight in model.get_weights()])
     run.save_model("baseline", model)
     for name in ("plain", "bit_depth", "distilled"):    # the baseline's images are shown to all
         with pytest.raises(JudgedAnew):
-            comparison.judged(run, dataset, name, trial, progress=False)
+            comparison.judged(run, dataset, name, comparison_data, progress=False)
     run.path("models/baseline.keras").write_bytes(before)
-    assert comparison.judged(run, dataset, "plain", trial, progress=False) == records["plain"]
+    assert comparison.judged(run, dataset, "plain", comparison_data, progress=False) == records["plain"]
 
 
-def test_a_randomised_defence_is_judged_by_its_own_answer(run, dataset, trial):
-    found = comparison.entrant(run, dataset, "random_resize", progress=False)
+def test_a_randomised_defence_is_judged_by_its_own_answer(run, dataset, comparison_data):
+    found = comparison.model_under_test(run, dataset, "random_resize", progress=False)
     suite = {"PGD": attacks.read({"name": "pgd", "eps": "32/255", "steps": 3, "stop_early": True})}
-    evaluation = comparison.judge(found, trial.images, trial.labels, suite)
+    evaluation = comparison.judge(found, comparison_data.images, comparison_data.labels, suite)
     answers = models.predict_logits(found.judged, evaluation.attacked["PGD"].images).argmax(1)
     assert found.randomised and not evaluation.attacks["PGD"].stop_early
     assert evaluation.attacks["PGD"].keep == "last"     # the best of many steps had the luckiest draws
     np.testing.assert_array_equal(evaluation.attacked["PGD"].predictions, answers)
-    clean = models.predict_logits(found.judged, trial.images).argmax(1)
+    clean = models.predict_logits(found.judged, comparison_data.images).argmax(1)
     np.testing.assert_array_equal(evaluation.clean_predictions, clean)
 
 
-def test_the_transfer_matrix(run, dataset, trial):
+def test_the_transfer_matrix(run, dataset, comparison_data):
     names = ("plain", "teacher", "bit_depth")
-    entrants = {name: comparison.entrant(run, dataset, name, progress=False) for name in names}
+    models_under_test = {name: comparison.model_under_test(run, dataset, name, progress=False) for name in names}
     attack = run.experiment.comparison.attacks[run.experiment.comparison.headline]
-    matrix = comparison.transfer_matrix(entrants, attack, trial.images, trial.labels, seed=run.seed)
+    matrix = comparison.transfer_matrix(models_under_test, attack, comparison_data.images, comparison_data.labels, seed=run.seed)
     assert list(matrix) == ["clean", *names] and all(list(row) == list(names) for row in matrix.values())
     whole = attack.model_copy(update={"stop_early": False})
-    made = attacks.run(whole, entrants["plain"].attacked, trial.images, trial.labels, seed=run.seed)
-    right = models.predict_logits(entrants["teacher"].judged, made.images).argmax(1) == trial.labels
+    made = attacks.run(whole, models_under_test["plain"].attacked, comparison_data.images, comparison_data.labels, seed=run.seed)
+    right = models.predict_logits(models_under_test["teacher"].judged, made.images).argmax(1) == comparison_data.labels
     assert matrix["plain"]["teacher"].correct == right.sum() and matrix["plain"]["teacher"].count == 40
     assert matrix["plain"]["plain"].correct == (~made.fooled).sum() < matrix["clean"]["plain"].correct
 
 
 def test_the_table_shows_every_contender(records, run):
-    table = results.contenders_table(records, run.experiment.comparison)
-    assert list(table["contender"]) == list(records) and not table.isna().any().any()
-    plain = table.set_index("contender").loc["plain"]
+    table = results.comparison_table(records, run.experiment.comparison)
+    assert list(table["compared_model"]) == list(records) and not table.isna().any().any()
+    plain = table.set_index("compared_model").loc["plain"]
     assert plain["clean"].startswith(f"{100 * records['plain']['clean']['accuracy']:.1f} [")
     assert plain["training"] == "1.0 x" and "C&W: distance (success)" in table.columns
 
 
-def test_an_experiment_without_contenders_says_so(run, dataset):
-    settings = run.experiment.model_copy(update={"comparison": None, "contenders": {}})
+def test_an_experiment_without_compared_models_says_so(run, dataset):
+    settings = run.experiment.model_copy(update={"comparison": None, "compared_models": {}})
     with pytest.raises(KitError, match="has no `comparison`"):
-        comparison.trial(dataclasses.replace(run, experiment=settings), dataset)
-    with pytest.raises(KitError, match="there is no contender 'nobody'"):
+        comparison.comparison_data(dataclasses.replace(run, experiment=settings), dataset)
+    with pytest.raises(KitError, match="there is no compared model 'nobody'"):
         comparison.trained(run, dataset, "nobody", progress=False)
 
 
-def test_what_is_carried_over_are_the_baseline_s_adversarial_images(records, trial):
-    right = models.predict_logits(trial.baseline, trial.carried_over).argmax(1) == trial.labels
+def test_what_is_carried_over_are_the_baseline_s_adversarial_images(records, comparison_data):
+    right = models.predict_logits(comparison_data.baseline, comparison_data.carried_over).argmax(1) == comparison_data.labels
     assert records["plain"]["carried_over"]["correct"] == right.sum() < records["plain"]["clean"]["correct"]
 
 
-def test_the_worst_case_of_a_contender_ends_at_the_headline(records, run, dataset, trial):
+def test_the_worst_case_of_a_contender_ends_at_the_headline(records, run, dataset, comparison_data):
     chosen = run.experiment.comparison
-    judged = comparison.judge(comparison.entrant(run, dataset, "plain", progress=False), trial.images, trial.labels,
+    judged = comparison.judge(comparison.model_under_test(run, dataset, "plain", progress=False), comparison_data.images, comparison_data.labels,
                               chosen.attacks, seed=run.seed, batch_size=run.experiment.evaluation.batch_size)
     worst, of_all = (judged.worst(list(names)).correct for names in (chosen.within(), judged.attacked))
     assert records["plain"]["worst_case"]["correct"] == worst > of_all

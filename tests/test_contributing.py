@@ -4,16 +4,17 @@ import re
 import shutil
 from types import SimpleNamespace
 
-from kitlib import attacks, data, experiment, models, training
-from kitlib.attacks import CATALOGUE
-from kitlib.data import settings, sources
-from kitlib.experiment import REPOSITORY
-from kitlib.models import BUILDERS
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+
+from kitlib import attacks, data, models, training
+from kitlib.attacks import CATALOGUE
+from kitlib.base.places import REPOSITORY
+from kitlib.data import settings, sources
+from kitlib.experiments import experiment
+from kitlib.models import BUILDERS
 
 TEXT = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
 

@@ -7,7 +7,16 @@ import struct
 import tarfile
 from pathlib import Path
 
-from kitlib import files
+import keras
+import numpy as np
+import pytest
+from drawn_data import lung_folder
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from kitlib.base import files
+from kitlib.base.settings import KitError
 from kitlib.data import (
     Dataset,
     DataSettings,
@@ -20,15 +29,6 @@ from kitlib.data import (
     sources,
     splits,
 )
-from kitlib.settings import KitError
-
-import keras
-import numpy as np
-import pytest
-from drawn_data import lung_folder
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image
 
 REAL = Path(os.environ.get("KITLIB_DATA", data_folder()))
 

@@ -1,10 +1,6 @@
 """Each defence of the input against an independent implementation, and the attacks that know it."""
 import io
 
-from kitlib import attacks, defences, models, training
-from kitlib.settings import KitError
-from kitlib.training.steps import Distilled
-
 import keras
 import numpy as np
 import pytest
@@ -12,6 +8,11 @@ import tensorflow as tf
 import training_toys as toys
 from PIL import Image
 from scipy import ndimage
+
+from kitlib import attacks, models, training
+from kitlib.base.settings import KitError
+from kitlib.evaluation import defences
+from kitlib.training.steps import Distilled
 
 DETERMINISTIC = [{"name": "jpeg", "quality": 30}, {"name": "bit_depth", "bits": 1}, {"name": "median"},
                  {"name": "gaussian", "sigma": 0.8}]

@@ -1,11 +1,12 @@
 """The detector on the small trained network: its scores by hand, its false alarms, and the attacker who knows it."""
-from kitlib import attacks, defences, models
-from kitlib.detection import Detector, evade
-from kitlib.settings import KitError
-
 import keras
 import numpy as np
 import pytest
+
+from kitlib import attacks, models
+from kitlib.base.settings import KitError
+from kitlib.evaluation import defences
+from kitlib.evaluation.detection import Detector, evade
 
 TWO_BITS = [{"name": "bit_depth", "bits": 2}]
 ATTACK = attacks.read({"name": "pgd", "eps": 0.15, "step": 0.03, "steps": 10})

@@ -1,11 +1,12 @@
 import json
 
-from kitlib import experiment, models
-from kitlib.defences import CATALOGUE
-from kitlib.settings import KitError
-
 import pytest
 import yaml
+
+from kitlib import models
+from kitlib.base.settings import KitError
+from kitlib.evaluation.defences import CATALOGUE
+from kitlib.experiments import experiment
 
 PAPER_A = {"cifar10_exp1": (80.58, 13.85), "cifar10_exp2": (76.42, 81.72),
            "cifar10_exp3": (82.31, 94.47), "cifar10_exp4": (82.8, 97.13)}
@@ -38,13 +39,13 @@ def test_figures_of_paper_b(name):
 
 def test_paper_a_s_other_defences_are_compared_at_8_255():
     loaded = experiment.load("cifar10_defences", "full")
-    trainings = [loaded.trained(name).training for name in ("defended", *loaded.contenders)
-                 if name == "defended" or loaded.contenders[name].training]
+    trainings = [loaded.trained(name).training for name in ("defended", *loaded.compared_models)
+                 if name == "defended" or loaded.compared_models[name].training]
     methods = {"fgsm", "fgsm_rs", "free", "pgd", "trades", "distilled", "plain"}
     assert {training.method for training in trainings} == methods
     labels = {training.attacks[0].labels for training in trainings if training.method == "fgsm"}
     assert labels == {"true", "predicted"}
-    assert {each.preprocessing.name for each in loaded.contenders.values() if each.preprocessing} == set(CATALOGUE)
+    assert {each.preprocessing.name for each in loaded.compared_models.values() if each.preprocessing} == set(CATALOGUE)
     assert {loaded.comparison.attacks[name].eps for name in loaded.comparison.within()} == {8 / 255}
     trained_on = {attack.eps for training in trainings for attack in training.training_attacks()}
     assert trained_on == {training.eps for training in trainings} == {8 / 255}
@@ -52,7 +53,7 @@ def test_paper_a_s_other_defences_are_compared_at_8_255():
 
 def test_paper_b_s_architectures_are_compared():
     loaded = experiment.load("lung_architectures", "full")
-    compared = {loaded.model.name, *(each.model.name for each in loaded.contenders.values() if each.model)}
+    compared = {loaded.model.name, *(each.model.name for each in loaded.compared_models.values() if each.model)}
     assert compared == {"resnet50", "vgg16", "mobilenet_v2", "densenet121", "even_deeper_cnn"}
 
 

@@ -1,10 +1,10 @@
 """Explanations against closed forms: where the right answer is known on paper."""
-from kitlib import explanations
-from kitlib.settings import KitError
-
 import keras
 import numpy as np
 import pytest
+
+from kitlib.base.settings import KitError
+from kitlib.evaluation import explanations
 
 layers = keras.layers
 SHAPE = (6, 5, 2)

@@ -18,20 +18,23 @@ import sys
 import time
 from pathlib import Path
 
-from kitlib import __main__ as command_line
-from kitlib import data, files, models, runs, training
-from kitlib.data import Dataset
-from kitlib.data.state import state_of
-from kitlib.experiment import REPOSITORY, further_notebooks
-from kitlib.settings import KitError
-from kitlib.training.checkpoint import State
-
 import keras
 import numpy as np
 import pytest
 from PIL import Image
 from test_batch import VICTIMS, descendants, wait_for
 from training_toys import checkpoint_in, network, settings, toy_data
+
+from kitlib import cli as command_line
+from kitlib import data, models, training
+from kitlib.base import files
+from kitlib.base.places import REPOSITORY
+from kitlib.base.settings import KitError
+from kitlib.data import Dataset
+from kitlib.data.state import state_of
+from kitlib.experiments import runs
+from kitlib.experiments.experiment import further_notebooks
+from kitlib.training.checkpoint import State
 
 
 @pytest.fixture
@@ -187,7 +190,7 @@ def test_bytes_that_changed_on_the_disk_are_noticed(run, name, read):
 def test_a_second_batch_in_a_folder_of_runs_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("KITLIB_RUNS", str(tmp_path))
     monkeypatch.setattr(sys, "argv", ["kitlib", "reproduce", "digits_fgsm", "--profile", "smoke"])
-    with files.alone_in(tmp_path, "batch"):
+    with files.locked(tmp_path, "batch"):
         assert command_line.main() == 2
     assert "error: another batch runs in" in capsys.readouterr().err
     assert os.listdir(tmp_path) == [".batch.lock"]
@@ -296,7 +299,7 @@ def test_a_folder_that_may_not_be_written_is_named_and_stays_as_it_is(open_folde
     open_folder.chmod(0o555)
     said = as_nobody(lambda: files.write_json(path, {"a": 2}))
     assert said.startswith(f"KitError: {open_folder} cannot be written (Permission denied)")
-    assert as_nobody(lambda: files.alone_in(open_folder, "batch").__enter__()).startswith("KitError: ")
+    assert as_nobody(lambda: files.locked(open_folder, "batch").__enter__()).startswith("KitError: ")
     open_folder.chmod(0o755)
     assert files.read_json(path) == {"a": 1}
 

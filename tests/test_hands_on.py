@@ -1,8 +1,4 @@
 """One picture, one attack, sliders: what is drawn, and that a slider draws it anew."""
-from kitlib import attacks, hands_on, models
-from kitlib.data import DataSettings
-from kitlib.settings import KitError
-
 import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,6 +6,11 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from PIL import Image
+
+from kitlib import attacks, models
+from kitlib.base.settings import KitError
+from kitlib.data import DataSettings
+from kitlib.plots import sliders
 
 NAMES = tuple("0123456789")
 DATA = DataSettings.read({"name": "digits", "size": 8}, "here")
@@ -19,7 +20,7 @@ DATA = DataSettings.read({"name": "digits", "size": 8}, "here")
 def explorer(trained_model, images, labels):
     """The first ten pictures that the model has right."""
     right = np.flatnonzero(models.predict_logits(trained_model, images).argmax(1) == labels)[:10]
-    return hands_on.Explorer(trained_model, images[right], NAMES, labels[right])
+    return sliders.Explorer(trained_model, images[right], NAMES, labels[right])
 
 
 def shown(figure):
@@ -104,7 +105,7 @@ def test_where_somebody_looks_sliders_stand_above_the_picture(explorer, displaye
 
 def test_a_moved_slider_updates_the_picture_that_is_displayed(explorer, displayed, monkeypatch):
     made = []
-    monkeypatch.setattr(hands_on, "display", made.append)
+    monkeypatch.setattr(sliders, "display", made.append)
     _ = displayed(lambda: explorer.show(live=True))
     outputs = displayed(lambda: made[0].children[1].set_trait("value", 8.0))
     assert "Figure" in outputs[0].data["text/plain"]
@@ -114,7 +115,7 @@ def test_an_own_picture_is_prepared_as_the_data_are(tmp_path, trained_model):
     left_half = np.zeros((40, 60, 3), np.uint8)
     left_half[:, :30] = 255
     Image.fromarray(left_half).save(tmp_path / "mine.png")
-    own = hands_on.read_picture(str(tmp_path / "mine.png"), DATA)
+    own = sliders.read_picture(str(tmp_path / "mine.png"), DATA)
     assert own.shape == (1, 8, 8, 1) and own.dtype == np.float32
     assert own[0, :, :3].min() > 0.95 and own[0, :, 5:].max() < 0.05
 
@@ -122,15 +123,15 @@ def test_an_own_picture_is_prepared_as_the_data_are(tmp_path, trained_model):
 def test_a_coloured_picture_is_grey_where_the_data_are(tmp_path):
     Image.new("RGB", (20, 20), (255, 0, 0)).save(tmp_path / "red.png")
     for name in ("iq_othnccd", "phantom_ct"):
-        own = hands_on.read_picture(str(tmp_path / "red.png"), DataSettings(name=name, size=16, channels=3))
+        own = sliders.read_picture(str(tmp_path / "red.png"), DataSettings(name=name, size=16, channels=3))
         assert own.shape == (1, 16, 16, 3) and np.ptp(own) < 0.01 and 0.2 < own.mean() < 0.4
-    own = hands_on.read_picture(str(tmp_path / "red.png"), DataSettings(name="cifar10", size=16))
+    own = sliders.read_picture(str(tmp_path / "red.png"), DataSettings(name="cifar10", size=16))
     np.testing.assert_allclose(own[0, 8, 8], (1, 0, 0))
 
 
 def test_a_picture_that_is_not_there_is_named():
     with pytest.raises(KitError, match="nobody-of-this-name"):
-        hands_on.read_picture("~nobody-of-this-name/a.png", DATA)
+        sliders.read_picture("~nobody-of-this-name/a.png", DATA)
 
 
 def test_pictures_are_counted_from_the_end_too(explorer):
@@ -139,13 +140,13 @@ def test_pictures_are_counted_from_the_end_too(explorer):
 
 
 def test_without_labels_the_attack_leads_away_from_the_answer(explorer, trained_model):
-    mine = hands_on.Explorer(trained_model, explorer.images[:1], NAMES)
+    mine = sliders.Explorer(trained_model, explorer.images[:1], NAMES)
     np.testing.assert_allclose(mine.attack(0, 0.1, 5), explorer.attack(0, 0.1, 5), atol=1e-6)  # it was right
     assert [type(each) for each in mine.sliders(print).children] == [ipywidgets.FloatSlider, ipywidgets.IntSlider]
 
 
 def test_synthetic_pictures_are_marked(explorer, trained_model):
-    drawn = hands_on.Explorer(trained_model, explorer.images, NAMES, explorer.labels, synthetic=True)
+    drawn = sliders.Explorer(trained_model, explorer.images, NAMES, explorer.labels, synthetic=True)
     assert "[synthetic data]" in drawn.figure().get_suptitle()
     assert "[synthetic data]" not in explorer.figure().get_suptitle()
 
@@ -156,4 +157,4 @@ def test_a_bad_path_is_one_clear_error(tmp_path, content, reason):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(KitError, match=f"mine.png: .*{reason}"):
-        hands_on.read_picture(str(path), DATA)
+        sliders.read_picture(str(path), DATA)

@@ -1,16 +1,17 @@
 import contextlib
 import zipfile
 
-from kitlib import defences, detection, models
-from kitlib.models import IMAGENET, ModelSettings, Normalisation
-from kitlib.settings import KitError
-from kitlib.training import precision
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+
+from kitlib import models
+from kitlib.base.settings import KitError
+from kitlib.evaluation import defences, detection
+from kitlib.models import IMAGENET, ModelSettings, Normalisation, networks
+from kitlib.training import precision
 
 SMALL = {
     "even_deeper_cnn": ({"widths": [4] * 6, "dense": [8]}, (32, 32, 3)),
@@ -176,7 +177,7 @@ def test_bgr_weights_are_turned_to_rgb():
     network = keras.Model(inputs, keras.layers.Conv2D(2, 3)(inputs))
     images = np.random.default_rng(0).random((1, 8, 8, 3), dtype=np.float32)
     expected = network.predict(images, verbose=0)
-    models._turn_first_kernel(network)
+    networks._turn_first_kernel(network)
     np.testing.assert_allclose(network.predict(images[..., ::-1], verbose=0), expected, atol=1e-5)
 
 
@@ -284,6 +285,6 @@ def test_a_weights_file_is_looked_up_from_the_data_folder(tmp_path, monkeypatch)
     known = tiny(pixels)
     known.save_weights(tmp_path / "mine.weights.h5")
     monkeypatch.setenv("KITLIB_DATA", str(tmp_path))
-    made = keras.Model(pixels, models._application(pixels, tiny, bgr=False, weights="mine.weights.h5"))
+    made = keras.Model(pixels, networks._application(pixels, tiny, bgr=False, weights="mine.weights.h5"))
     for before, after in zip(known.get_weights(), made.get_weights(), strict=True):
         np.testing.assert_array_equal(before, after)

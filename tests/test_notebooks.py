@@ -3,11 +3,11 @@
 import re
 import statistics
 
-from kitlib.experiment import lessons, solutions
-from kitlib.runs import MAKER, PARAMETERS
-
 import nbformat
 import pytest
+
+from kitlib.experiments.experiment import lessons, solutions
+from kitlib.experiments.runs import MAKER, PARAMETERS
 
 LESSONS, SOLUTIONS = lessons(), solutions()
 

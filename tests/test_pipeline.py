@@ -4,12 +4,12 @@ import re
 import subprocess
 import sys
 
-from kitlib import results
-from kitlib.experiment import REPOSITORY
-
 import nbformat
 import pytest
 from drawn_data import lung_folder
+
+from kitlib.base.places import REPOSITORY
+from kitlib.experiments import results
 
 
 def kitlib(*arguments, runs, cwd, **variables):

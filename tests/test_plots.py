@@ -1,12 +1,12 @@
-from kitlib import data, plots
-from kitlib.data import DataSettings
-from kitlib.evaluation import Accuracy
-from kitlib.results import Measured, PaperEntry
-from kitlib.sweeps import Spread
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+
+from kitlib import data, plots
+from kitlib.data import DataSettings
+from kitlib.evaluation import Accuracy
+from kitlib.experiments.results import Measured, PaperEntry
+from kitlib.experiments.sweeps import Spread
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,15 @@ import argparse
 import json
 import shutil
 
-from kitlib import commands, models, pretrained, publication, results, runs
-from kitlib.experiment import REPOSITORY
-from kitlib.files import read_arrays, read_json, sha256, write_arrays, write_json
-from kitlib.settings import KitError
-
 import numpy as np
 import pytest
 from tiny_run import SMALL
+
+from kitlib import cli, models
+from kitlib.base.files import read_arrays, read_json, sha256, write_arrays, write_json
+from kitlib.base.places import REPOSITORY
+from kitlib.base.settings import KitError
+from kitlib.experiments import pretrained, publication, results, runs
 
 NAMES = ["digits_fgsm/baseline", "digits_fgsm/defended"]
 
@@ -205,9 +206,9 @@ def test_the_command_lists_models_and_says_how_to_go_on(run, published, monkeypa
         monkeypatch.setattr(pretrained, name, lambda figures=published, function=function: function(figures))
     for name, function in {name: getattr(pretrained, name) for name in ("place", "about")}.items():
         monkeypatch.setattr(pretrained, name, lambda *given, function=function: function(*given, figures=published))
-    commands.run_pretrained(argparse.Namespace(experiment=None))
+    cli.run_pretrained(argparse.Namespace(experiment=None))
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["model", *NAMES]
-    commands.run_pretrained(argparse.Namespace(experiment="digits_fgsm", overrides=changes))
+    cli.run_pretrained(argparse.Namespace(experiment="digits_fgsm", overrides=changes))
     said = capsys.readouterr().out
     assert f"-p experiment digits_fgsm -p profile demo -p seed 0 -p overrides '{changes}'" in said
     assert runs.open_run("digits_fgsm", "demo", 0, changes).path("models/defended.keras").exists()

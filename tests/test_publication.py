@@ -2,13 +2,14 @@
 import json
 import shutil
 
-from kitlib import plots, pretrained, publication, results, runs
-from kitlib.experiment import REPOSITORY
-from kitlib.files import sha256, write_json
-from kitlib.settings import KitError
-
 import numpy as np
 import pytest
+
+from kitlib import plots
+from kitlib.base.files import sha256, write_json
+from kitlib.base.places import REPOSITORY
+from kitlib.base.settings import KitError
+from kitlib.experiments import pretrained, publication, results, runs
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,11 @@
 """What the README shows of the records."""
-from kitlib import files, readme, results, sweeps
-from kitlib.experiment import REPOSITORY
-from kitlib.settings import KitError
-from kitlib.sweeps import Aggregate, Group, PaperSpread, Spread, Sweep
-
 import pytest
+
+from kitlib.base import files
+from kitlib.base.places import REPOSITORY
+from kitlib.base.settings import KitError
+from kitlib.experiments import readme, results, sweeps
+from kitlib.experiments.sweeps import Aggregate, Group, PaperSpread, Spread, Sweep
 
 
 def test_the_readme_s_tables_are_those_of_the_records():

@@ -1,11 +1,13 @@
-from kitlib import attacks, evaluation, experiment, files, models, results, runs
-from kitlib.evaluation import Accuracy, Evaluation
-from kitlib.experiment import PaperFigure
-from kitlib.settings import KitError
-
 import numpy as np
 import pytest
 from scipy.stats import binomtest
+
+from kitlib import attacks, evaluation, models
+from kitlib.base import files
+from kitlib.base.settings import KitError
+from kitlib.evaluation import Accuracy, Evaluation
+from kitlib.experiments import experiment, results, runs
+from kitlib.experiments.experiment import PaperFigure
 
 FGSM = attacks.read({"name": "fgsm", "eps": "8/255"})
 

@@ -1,9 +1,10 @@
 import json
 
-from kitlib import experiment, runs, settings
-from kitlib.settings import KitError
-
 import pytest
+
+from kitlib.base import settings
+from kitlib.base.settings import KitError
+from kitlib.experiments import experiment, runs
 
 
 @pytest.fixture(autouse=True)

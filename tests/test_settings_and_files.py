@@ -7,11 +7,11 @@ import threading
 import warnings
 from pathlib import Path
 
-from kitlib import files
-from kitlib.settings import Epsilon, KitError, Settings, choose, format_epsilon, parse_epsilon
-
 import numpy as np
 import pytest
+
+from kitlib.base import files
+from kitlib.base.settings import Epsilon, KitError, Settings, choose, format_epsilon, parse_epsilon
 
 
 class Example(Settings):
@@ -55,7 +55,7 @@ def test_choose_lists_what_there_is():
 def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "record.json"
     files.write_json(path, {"old": 1})
-    with pytest.raises(RuntimeError), files.written_whole(path) as aside:
+    with pytest.raises(RuntimeError), files.atomic_file(path) as aside:
         aside.write_text("half")
         raise RuntimeError("killed")
     assert files.read_json(path) == {"old": 1}
@@ -127,7 +127,7 @@ def write_and_be_killed(path):
     """kill -9 when the old folder is set aside and the new one is not in its place yet."""
     rename = Path.rename
     Path.rename = lambda each, to: os.kill(os.getpid(), signal.SIGKILL) if each.name == "new" else rename(each, to)
-    with files.folder_written_whole(path) as folder:
+    with files.atomic_folder(path) as folder:
         (folder / "new.txt").touch()
 
 
@@ -140,7 +140,7 @@ def test_a_folder_comes_back_after_a_kill_between_the_two_renames(tmp_path):
     victim.join()
     assert victim.exitcode == -signal.SIGKILL
     assert not (tmp_path / "it").exists()
-    with pytest.raises(RuntimeError), files.folder_written_whole(tmp_path / "it") as folder:
+    with pytest.raises(RuntimeError), files.atomic_folder(tmp_path / "it") as folder:
         assert os.listdir(tmp_path / "it") == ["old.txt"] and os.listdir(folder) == []
         raise RuntimeError("and the next one fails, too")
     assert os.listdir(tmp_path / "it") == ["old.txt"]
@@ -149,7 +149,7 @@ def test_a_folder_comes_back_after_a_kill_between_the_two_renames(tmp_path):
 
 def test_two_writers_of_one_folder_lose_neither_result_nor_each_other(tmp_path, monkeypatch):
     def write(name):
-        with files.folder_written_whole(tmp_path / "it") as folder:
+        with files.atomic_folder(tmp_path / "it") as folder:
             (folder / name).touch()
 
     def rename(path, target):
@@ -173,7 +173,7 @@ def test_a_link_to_a_folder_stays_one(tmp_path):
     (tmp_path / "big disk").mkdir()
     (tmp_path / "out").symlink_to(tmp_path / "big disk")
     files.check_folder(tmp_path / "out", may_hold=set())
-    with files.folder_written_whole(tmp_path / "out") as folder:
+    with files.atomic_folder(tmp_path / "out") as folder:
         (folder / "new.txt").touch()
     assert (tmp_path / "out").is_symlink() and os.listdir(tmp_path / "big disk") == ["new.txt"]
 
@@ -184,7 +184,7 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(files.fcntl, "flock", flock)
     with pytest.raises(KitError, match="cannot be locked .Function not implemented.: .*KITLIB_RUNS"):
-        files.alone_in(tmp_path, "batch").__enter__()
+        files.locked(tmp_path, "batch").__enter__()
 
 
 @pytest.mark.parametrize("text", ["!!bool maybe", "!!timestamp abc", '!!int ""', "a: 1\na: 2"])

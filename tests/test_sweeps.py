@@ -5,17 +5,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kitlib import __main__ as command_line
-from kitlib import batch, results, runs, sweeps
-from kitlib.evaluation import Accuracy
-from kitlib.experiment import REPOSITORY
-from kitlib.files import read_json, write_json
-from kitlib.settings import KitError
-from kitlib.sweeps import Spread
-
 import numpy as np
 import pytest
 from scipy import stats
+
+from kitlib import cli as command_line
+from kitlib.base.files import read_json, write_json
+from kitlib.base.places import REPOSITORY
+from kitlib.base.settings import KitError
+from kitlib.evaluation import Accuracy
+from kitlib.experiments import batch, results, runs, sweeps
+from kitlib.experiments.sweeps import Spread
 
 
 @pytest.fixture(autouse=True)

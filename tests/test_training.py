@@ -4,21 +4,22 @@ from __future__ import annotations
 import errno
 import math
 
-from kitlib import attacks, models
-from kitlib.data import Dataset
-from kitlib.settings import KitError
-from kitlib.training import TrainingSettings, loop, precision_of, train, training_for
-from kitlib.training.batches import Examples, augment, training_batches
-from kitlib.training.optimizers import FusedAdam, schedule_for
-from kitlib.training.precision import FusedBatchNormalization, cpu_flags, fast_bfloat16, has_faster_twin, twin
-from kitlib.training.settings import Augmentation
-from kitlib.training.steps import Free, Mixed, SharedFGSM, Trades, kl_divergence
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from training_toys import FGSM, PGD, SHAPE, checkpoint_in, network, settings, toy_data
+
+from kitlib import attacks, models
+from kitlib.base.machine import cpu_flags, fast_bfloat16
+from kitlib.base.settings import KitError
+from kitlib.data import Dataset
+from kitlib.training import TrainingSettings, loop, precision_of, train, training_for
+from kitlib.training.batches import Examples, augment, training_batches
+from kitlib.training.optimizers import FusedAdam, schedule_for
+from kitlib.training.precision import FusedBatchNormalization, has_faster_twin, twin
+from kitlib.training.settings import Augmentation
+from kitlib.training.steps import Free, Mixed, SharedFGSM, Trades, kl_divergence
 
 
 def compiled(chosen: TrainingSettings, net: keras.Model, **named):

@@ -10,16 +10,17 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from kitlib import digests, models
-from kitlib.files import alone_in
-from kitlib.settings import KitError
-from kitlib.training import checkpoint, loop, train
-from kitlib.training.checkpoint import State
-
 import keras
 import numpy as np
 import pytest
 from training_toys import FGSM, SHAPE, checkpoint_in, network, settings, toy_data
+
+from kitlib import models
+from kitlib.base import digests
+from kitlib.base.files import locked
+from kitlib.base.settings import KitError
+from kitlib.training import checkpoint, loop, train
+from kitlib.training.checkpoint import State
 
 TESTS = Path(__file__).resolve().parent
 
@@ -183,7 +184,7 @@ def test_the_second_of_two_trainings_in_one_folder_waits_and_takes_up_what_the_f
     first = network()
     history = train(first, toy_data(), settings(), tmp_path, progress=False)
     with ThreadPoolExecutor() as pool:
-        with alone_in(checkpoint_in(tmp_path).parent, "training"):
+        with locked(checkpoint_in(tmp_path).parent, "training"):
             second = network()
             waits = pool.submit(train, second, toy_data(), settings(), tmp_path, progress=False)
             time.sleep(0.5)
@@ -275,7 +276,7 @@ for values in ({"method": "fgsm", "class_weights": True}, {"method": "free", "re
     values["precision"] = "float32"     # bfloat16 rounds the sums of a half batch otherwise than those of a whole
     results[str(values)] = [run(None, **values), run(two, **values)]
 results["deterministic"] = [run(None, method="fgsm_rs", deterministic=True) for _ in range(2)]
-from kitlib.settings import KitError
+from kitlib.base.settings import KitError
 images, odd = toy_data(), toy_data(validation=31)       # no device gets what another gets
 results["uneven"] = [
     train(network(), odd, settings(precision="float32"), tempfile.mkdtemp(), progress=False, strategy=each)["val_loss"]

@@ -1,10 +1,10 @@
 """What is told of a model by its wiring."""
-from kitlib import wiring
-from kitlib.settings import KitError
-
 import keras
 import pytest
 from keras import layers
+
+from kitlib.base.settings import KitError
+from kitlib.models import wiring
 
 SHAPE = (4, 4, 1)
 

@@ -1,10 +1,11 @@
 """A finished run of digits that takes seconds: notebooks 01 to 05 without their prose."""
 from __future__ import annotations
 
-from kitlib import attacks, data, evaluation, models, results, runs
-from kitlib.runs import Run
-
 import keras
+
+from kitlib import attacks, data, evaluation, models
+from kitlib.experiments import results, runs
+from kitlib.experiments.runs import Run
 
 NOISE = attacks.read({"name": "noise", "eps": "8/255", "kind": "sign"})  # in place of every attack: it takes no time
 SMALL = {"model": {"options": {"widths": [8, 8, 16, 16], "dense": [32], "dropout": 0.0}}, "data": {"size": 16},

@@ -16,9 +16,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from kitlib.experiment import REPOSITORY
-
 import nbformat
+
+from kitlib.base.places import REPOSITORY
 
 MADE = {
     "01_data_preparation": ["prepared.npz", "records/data.json"],
@@ -67,10 +67,10 @@ class ToyBatch:
 
     def __init__(self, home: Path):
         self.home, self.runs = home / "repository", home / "runs"
-        (self.home / "kitlib").mkdir(parents=True)
+        (self.home / "kitlib" / "experiments").mkdir(parents=True)
         self.runs.mkdir()
         shutil.copy(REPOSITORY / "Snakefile", self.home)
-        shutil.copy(REPOSITORY / "kitlib" / "headless.py", self.home / "kitlib")
+        shutil.copy(REPOSITORY / "kitlib" / "experiments" / "headless.py", self.home / "kitlib" / "experiments")
         (self.home / "kitlib" / "library.py").write_text("VERSION = 1\n")
         (self.home / "requirements.lock").write_text("package==1\n")
         (self.home / "notebooks" / "experiments").mkdir(parents=True)
@@ -88,14 +88,14 @@ class ToyBatch:
 
     def sleep_instead(self, seconds: float) -> None:
         """From now on a notebook only sleeps and then leaves what its rule promises."""
-        (self.home / "kitlib" / "headless.py").write_text(SLEEPER.format(made=MADE, seconds=seconds))
+        (self.home / "kitlib" / "experiments" / "headless.py").write_text(SLEEPER.format(made=MADE, seconds=seconds))
 
     def folder(self, seed: int = 0, profile: str = "demo") -> Path:
         return self.runs / "toy" / profile / f"seed{seed}"
 
     def start(self, *targets: str, options=(), cores: int = 2, environment=None, **config) -> subprocess.Popen:
-        """Snakemake in the background, as kitlib.batch calls it."""
-        from kitlib import batch
+        """Snakemake in the background, as kitlib.experiments.batch calls it."""
+        from kitlib.experiments import batch
 
         (self.runs / "batch.json").write_text(json.dumps({"targets": targets, **config}))
         command = [

@@ -3,12 +3,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import keras
+import numpy as np
+
 from kitlib import models
 from kitlib.data import Dataset
 from kitlib.training import TrainingSettings
-
-import keras
-import numpy as np
 
 SHAPE = (8, 8, 3)
 FGSM = {"name": "fgsm", "eps": "8/255"}

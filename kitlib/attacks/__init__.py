@@ -8,13 +8,17 @@
 """
 from __future__ import annotations
 
+from kitlib.base.setup import check_backend
+
+check_backend()     # before Keras is imported
+
 from kitlib.attacks.base import Attack, InBall
 from kitlib.attacks.driver import AttackResult, run, worst_case
 from kitlib.attacks.gradient import APGD, FGSM, MIM, PGD, Clean, Noise
 from kitlib.attacks.minimal import CarliniWagnerL2, DeepFool
 from kitlib.attacks.published import PaperAFGSM, PaperBCW, PaperBFGSM, PaperBPGD
 from kitlib.attacks.square import Square
-from kitlib.settings import read_named
+from kitlib.base.settings import read_named
 
 _CLASSES = (Clean, Noise, FGSM, PGD, MIM, APGD, CarliniWagnerL2, DeepFool, Square,
             PaperAFGSM, PaperBFGSM, PaperBPGD, PaperBCW)

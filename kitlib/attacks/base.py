@@ -11,12 +11,12 @@ import numbers
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
-from kitlib.settings import Epsilon, KitError, Settings, format_epsilon
-
 import numpy as np
 import pydantic
 import tensorflow as tf
 from cleverhans.tf2.utils import clip_eta, compute_gradient, optimize_linear
+
+from kitlib.base.settings import Epsilon, KitError, Settings, format_epsilon
 
 State = dict[str, tf.Tensor]
 Call = Callable[[tf.Tensor], tf.Tensor]      # pixels -> float32 logits
@@ -117,7 +117,7 @@ class Attack(Settings):
             state = self.advance(call, state, each, 0, self.length, self.stops, to_the_end=training)
             if self.last_only:
                 return tf.stop_gradient(state["at"])
-            state = left_alone(state, self.close(call, state), self.stops)
+            state = keep_done(state, self.close(call, state), self.stops)
         return tf.stop_gradient(state["best"])
 
     def _labels_to_use(self, labels, images):
@@ -147,7 +147,7 @@ class Attack(Settings):
 
         def body(taken, state):
             moved = retire(self.move(call, state, number + taken, seed), stop)
-            return taken + 1, left_alone(state, moved, stop)
+            return taken + 1, keep_done(state, moved, stop)
 
         return tf.while_loop(goes_on, body, [tf.constant(0), state], parallel_iterations=1)[1]
 
@@ -285,7 +285,7 @@ def retire(state: State, stop: bool) -> State:
     return state | {"done": state["done"] | state["hit"]} if stop else state
 
 
-def left_alone(before: State, after: State, stop: bool) -> State:
+def keep_done(before: State, after: State, stop: bool) -> State:
     """`after`, but for the images that were done before, where being done is to be left alone."""
     if not stop:
         return after

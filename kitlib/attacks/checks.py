@@ -1,13 +1,13 @@
 """What an attack refuses, said clearly."""
 from __future__ import annotations
 
-from kitlib.models import NOT_FINITE, first_line
-from kitlib.settings import KitError
-from kitlib.wiring import LOGITS_NEEDED, refuse_probabilities
-
 import keras
 import numpy as np
 import tensorflow as tf
+
+from kitlib.base.settings import KitError, first_line
+from kitlib.models import NOT_FINITE
+from kitlib.models.wiring import LOGITS_NEEDED, refuse_probabilities
 
 
 def check_images(images: np.ndarray, where: str) -> np.ndarray:

@@ -7,14 +7,14 @@ import time
 import weakref
 from collections.abc import Iterable, Iterator
 
-from kitlib.attacks.base import Attack, State, fold, fresh, logits_of, retire, seed_tensor
-from kitlib.attacks.checks import check_images, check_labels, check_model
-from kitlib.models import NOT_FINITE, in_float32
-from kitlib.settings import KitError
-
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
+
+from kitlib.attacks.base import Attack, State, fold, fresh, logits_of, retire, seed_tensor
+from kitlib.attacks.checks import check_images, check_labels, check_model
+from kitlib.base.settings import KitError
+from kitlib.models import NOT_FINITE, in_float32
 
 CHUNK_BYTES = 2**26       # images worked on at a time, so that an attack's state stays near 1 GiB
 KEPT = 16                 # compiled attacks kept for each model

@@ -4,23 +4,12 @@ from __future__ import annotations
 import math
 from typing import ClassVar, Literal
 
-from kitlib.attacks.base import (
-    Attack,
-    Call,
-    InBall,
-    LossName,
-    NotNegative,
-    Restarts,
-    State,
-    Steps,
-    choose_rows,
-    draw,
-)
-from kitlib.settings import Epsilon, format_epsilon
-
 import numpy as np
 import pydantic
 import tensorflow as tf
+
+from kitlib.attacks.base import Attack, Call, InBall, LossName, NotNegative, Restarts, State, Steps, choose_rows, draw
+from kitlib.base.settings import Epsilon, format_epsilon
 
 
 class Clean(Attack):

@@ -4,6 +4,10 @@ from __future__ import annotations
 import math
 from typing import Annotated, ClassVar, Literal
 
+import numpy as np
+import pydantic
+import tensorflow as tf
+
 from kitlib.attacks.base import (
     Attack,
     Call,
@@ -16,10 +20,6 @@ from kitlib.attacks.base import (
     margin,
     usable,
 )
-
-import numpy as np
-import pydantic
-import tensorflow as tf
 
 SQUEEZE = 0.999999      # keeps arctanh finite at pixels 0 and 1
 FARTHER = 1e-4          # DeepFool's step beyond the boundary, in pixels

@@ -9,20 +9,12 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from kitlib.attacks.base import (
-    Attack,
-    Call,
-    NotNegative,
-    Positive,
-    State,
-    StepsOrNone,
-    choose_rows,
-)
-from kitlib.attacks.minimal import adam
-from kitlib.models import IMAGENET, Normalisation
-from kitlib.settings import Epsilon, format_epsilon
-
 import tensorflow as tf
+
+from kitlib.attacks.base import Attack, Call, NotNegative, Positive, State, StepsOrNone, choose_rows
+from kitlib.attacks.minimal import adam
+from kitlib.base.settings import Epsilon, format_epsilon
+from kitlib.models import IMAGENET, Normalisation
 
 
 class _OneStep(Attack):

@@ -4,11 +4,11 @@ from __future__ import annotations
 import math
 from typing import Annotated, ClassVar, Literal
 
-from kitlib.attacks.base import Call, InBall, State, Steps, draw, fold, left_alone, margin, retire
-
 import numpy as np
 import pydantic
 import tensorflow as tf
+
+from kitlib.attacks.base import Call, InBall, State, Steps, draw, fold, keep_done, margin, retire
 
 # After which of 10,000 queries the share of pixels that a square covers is halved (section 3.1).
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -43,7 +43,7 @@ class Square(InBall):
         state = retire(self.offer(state, state["images"], call(state["images"])), True)
         state = state | {"score": tf.where(state["hit"], state["score"], -np.inf)}
         at = self._stripes(state, seed) if self.norm == "linf" else self._tiles(state, seed)
-        return left_alone(state, self.offer(state, at, call(at)), True)
+        return keep_done(state, self.offer(state, at, call(at)), True)
 
     def move(self, call: Call, state: State, number: tf.Tensor, seed: tf.Tensor) -> State:
         propose = self._new_square if self.norm == "linf" else self._new_bump

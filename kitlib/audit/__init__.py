@@ -5,10 +5,12 @@
     found = audit.run(audit.Measurements(subject, audit.QUICK), model="mine", data="my images")
     print(found.verdict.sentence, found.flagged())
 """
+from kitlib.base.setup import check_backend
+
+check_backend()     # before Keras is imported
+
 from kitlib.audit.checks import CHECKS, Check, Finding
-from kitlib.audit.loading import load, load_weights
 from kitlib.audit.measure import FULL, QUICK, Attacked, Effort, Measurements, Subject
-from kitlib.audit.of_run import of_run
 from kitlib.audit.record import (
     LEAVES,
     PICTURES,
@@ -20,9 +22,10 @@ from kitlib.audit.record import (
     read,
     run,
 )
-from kitlib.audit.target import Target, prepare
 from kitlib.audit.verdict import Verdict, judge
+from kitlib.models.loading import load, load_weights
+from kitlib.models.reading import Target, prepare
 
 __all__ = ["CHECKS", "FULL", "LEAVES", "PICTURES", "QUICK", "Attacked", "Audit", "AuditRecord", "Check", "Effort",
            "Finding", "Measurements", "Subject", "Target", "Verdict", "attack_table", "check_table",
-           "is_of_its_model", "judge", "load", "load_weights", "of_run", "prepare", "read", "run"]
+           "is_of_its_model", "judge", "load", "load_weights", "prepare", "read", "run"]

@@ -11,11 +11,11 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal
 
-from kitlib.audit.measure import EOT_PASSES, LARGE, LINE, Measurements
-from kitlib.evaluation import Accuracy, guessing
-from kitlib.settings import format_epsilon
-
 import numpy as np
+
+from kitlib.audit.measure import EOT_PASSES, LARGE, LINE, Measurements
+from kitlib.base.settings import format_epsilon
+from kitlib.evaluation import Accuracy, guessing
 
 Outcome = Literal["pass", "flag", "cannot tell"]
 

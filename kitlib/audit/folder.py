@@ -6,12 +6,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Literal
 
-from kitlib.data.pictures import Form, inner_folders, list_pictures, memory_of_machine, printable, read_pictures
-from kitlib.data.sources import part_folders
-from kitlib.settings import KitError, few
-
 import numpy as np
 from PIL import Image
+
+from kitlib.base.settings import KitError, first_few
+from kitlib.data.pictures import Form, inner_folders, list_pictures, memory_of_machine, printable, read_pictures
+from kitlib.data.sources import part_folders
 
 Fit = Literal["crop", "stretch"]
 JUDGED = ("test", "validation", "all")
@@ -103,7 +103,7 @@ def _listed(places: list[Path], names) -> tuple[list[Path], np.ndarray, int]:
 def _left_out(listed, names) -> str:
     _, labels, others = listed
     empty = [name for number, name in enumerate(names) if number not in labels]
-    return ((f"; no pictures of {few(empty)}" if empty else "")
+    return ((f"; no pictures of {first_few(empty)}" if empty else "")
             + (f"; {others} other files ignored" if others else ""))
 
 

@@ -5,13 +5,13 @@ import dataclasses
 import os
 from pathlib import Path
 
+import numpy as np
+
 from kitlib import data
 from kitlib.audit import folder
+from kitlib.base.files import read_arrays
+from kitlib.base.settings import KitError, first_few
 from kitlib.data.settings import DEFAULTS
-from kitlib.files import read_arrays
-from kitlib.settings import KitError, few
-
-import numpy as np
 
 NAMES = tuple(name for name in DEFAULTS if name != "image_folder")
 # Names under which an .npz may hold the images to judge with, and those trained on.
@@ -141,7 +141,7 @@ def _from_npz(path: Path, wanted: Wanted, keys) -> Material:
     trained = {} if train is None else dict(zip(("train_images", "train_labels"),
                                                 _pair(arrays, train, path, len(names)), strict=True))
     unseen = [name for number, name in enumerate(names) if number not in labels]
-    source = f"{len(images):,} images in {path.name}" + (f"; of {few(unseen)} there is none" if unseen else "")
+    source = f"{len(images):,} images in {path.name}" + (f"; of {first_few(unseen)} there is none" if unseen else "")
     return Material(images, labels, names, source,
                     f"labels as in the file: {_numbered(names)}", **trained)
 

@@ -5,20 +5,21 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-from kitlib import attacks, digests
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kitlib import attacks
 from kitlib.attacks import Attack
 from kitlib.attacks.base import input_gradient, logits_of, margin
 from kitlib.attacks.checks import check_labels
 from kitlib.audit import surrogate
-from kitlib.audit.target import Averaged, Target, straight_through
+from kitlib.base import digests
+from kitlib.base.settings import KitError, Settings, first_few, format_epsilon
 from kitlib.data import similarity
-from kitlib.evaluation import Accuracy, along, softmax
-from kitlib.models import Normalisation, as_pixels, predict_logits
-from kitlib.settings import KitError, Settings, few, format_epsilon
-
-import keras
-import numpy as np
-import tensorflow as tf
+from kitlib.evaluation import Accuracy, along
+from kitlib.models import Normalisation, as_pixels, predict_logits, softmax
+from kitlib.models.reading import Averaged, Target, straight_through
 
 BATCH = 128             # images at a time, if they are of 64 x 64 x 3; fewer of larger ones, so that memory holds them
 SMALLEST_BATCH = 8
@@ -90,7 +91,7 @@ class Subject:
         classes = self.target.classes
         if len(self.class_names) != classes:
             raise KitError(f"the model has {classes} outputs, but the data have {len(self.class_names)} classes "
-                           f"({few(self.class_names)})")
+                           f"({first_few(self.class_names)})")
         self._check(self.images, self.labels, "to judge with")
         self._check(self.train_images, self.train_labels, "of the training data")
 

@@ -5,20 +5,19 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
 from kitlib import plots
 from kitlib.audit.checks import CHECKS, Check, Finding, Outcome
 from kitlib.audit.measure import LINE, Effort, Measurements
 from kitlib.audit.verdict import Verdict, judge
-from kitlib.evaluation import Accuracy, guessing, softmax
-from kitlib.files import read_json, sha256, write_json
-from kitlib.models import predict_logits
-from kitlib.results import Measured, cell
-from kitlib.runs import environment
-from kitlib.settings import Settings, format_epsilon
-
-import numpy as np
-import pandas as pd
-from matplotlib.figure import Figure
+from kitlib.base.files import read_json, sha256, write_json
+from kitlib.base.machine import environment
+from kitlib.base.settings import Settings, format_epsilon
+from kitlib.evaluation import Accuracy, Measured, cell, guessing
+from kitlib.models import predict_logits, softmax
 
 PICTURES = {
     "adversarial": "Images that the strongest attack turns: clean, the perturbation, and the image attacked",

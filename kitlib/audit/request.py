@@ -4,21 +4,21 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from kitlib import digests, models, runs
+from kitlib import models
 from kitlib.audit import folder, material
-from kitlib.audit.loading import load, load_weights
 from kitlib.audit.measure import Effort, Subject
-from kitlib.audit.of_run import of_run
-from kitlib.audit.target import prepare
+from kitlib.base import digests, places
+from kitlib.base.files import sha256
+from kitlib.base.settings import KitError
 from kitlib.data.pictures import printable
-from kitlib.files import sha256
-from kitlib.settings import KitError
-from kitlib.wiring import image_shape, outputs_of
+from kitlib.models.loading import load, load_weights
+from kitlib.models.reading import prepare
+from kitlib.models.wiring import image_shape, outputs_of
 
-_OF_A_FILE = ("data", "input_range", "mean", "std", "output", "class_order", "train_data", "allow_code", "code",
+OF_A_FILE = ("data", "input_range", "mean", "std", "output", "class_order", "train_data", "allow_code", "code",
               "model_name", "options", "input_shape", "fit")
 # What tells one audit of a model from another: where nothing else is asked for, each has a folder of its own.
-_ASKED = (*_OF_A_FILE, "eps", "claim", "quick", "images", "seed")
+_ASKED = (*OF_A_FILE, "eps", "claim", "quick", "images", "seed")
 _UNLESS_GIVEN = {"allow_code": False, "options": {}, "fit": "crop"}
 
 
@@ -34,13 +34,13 @@ def from_file(arguments, effort: Effort) -> tuple[Subject, dict, Path]:
         arguments.seed)
     normalisation = _normalisation(arguments)
     if arguments.model_name:
-        _refuse(arguments, ("input_range", "output", "allow_code", "code"),
+        refuse(arguments, ("input_range", "output", "allow_code", "code"),
                 "--model-name: the kit's networks take pixels in [0, 1] and return logits, and their code is the kit's "
                 "(--mean and --std say how theirs were normalised)")
         model, chosen = _from_weights(arguments, path, normalisation, wanted)
         given = {"output": "logits", "input_range": (0.0, 1.0)}
     else:
-        _refuse(arguments, ("options",), "a model's file without --model-name: the file says what the model is made of")
+        refuse(arguments, ("options",), "a model's file without --model-name: the file says what the model is made of")
         model = load(path, arguments.allow_code, arguments.code)
         wanted = dataclasses.replace(wanted, shape=_shape(model, arguments.input_shape), classes=outputs_of(model))
         chosen = material.read(arguments.data, wanted)
@@ -57,7 +57,7 @@ def from_file(arguments, effort: Effort) -> tuple[Subject, dict, Path]:
     about = {"model": printable(path.name), "data": chosen.source, "class_order": chosen.class_order,
              "synthetic": chosen.synthetic, "model_sha256": digest}
     asked = digests.of_json({name: str(value) for name, value in vars(arguments).items() if name in _ASKED})
-    return subject, about, runs.runs_folder() / "audits" / f"{printable(path.stem)}-{digest[:8]}-{asked[:8]}"
+    return subject, about, places.runs_folder() / "audits" / f"{printable(path.stem)}-{digest[:8]}-{asked[:8]}"
 
 
 def _order(arguments) -> tuple[str, ...]:
@@ -72,7 +72,7 @@ def _shape(model, asked: tuple | None) -> tuple:
     return asked or own
 
 
-def _refuse(arguments, names: tuple[str, ...], why: str) -> None:
+def refuse(arguments, names: tuple[str, ...], why: str) -> None:
     """Raises KitError where an option was given that would change nothing."""
     for name in names:
         if getattr(arguments, name) not in (None, _UNLESS_GIVEN.get(name)):
@@ -94,11 +94,3 @@ def _from_weights(arguments, path: Path, normalisation, wanted: material.Wanted)
                                           "normalisation": normalisation}, "--model-name")
     found = material.read(arguments.data, wanted)
     return load_weights(path, settings, found.images.shape[1:], len(found.class_names)), found
-
-
-def from_run(arguments, effort: Effort) -> tuple[Subject, dict, Path]:
-    """A model of a run: its own test images, training data, attacks as published, and undefended model."""
-    _refuse(arguments, _OF_A_FILE, "--run: a run has its own images, and its model takes pixels and returns logits")
-    run, which = runs.open_run(arguments.run, arguments.profile, arguments.seed), arguments.model
-    subject, about = of_run(run, which, effort.images, eps=arguments.eps, claim=arguments.claim)
-    return subject, about, run.path(f"audit/{which}")

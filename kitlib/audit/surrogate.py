@@ -3,11 +3,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from kitlib.models import Normalisation
-
 import keras
 import numpy as np
 from keras import layers
+
+from kitlib.models import Normalisation
 
 SIDE = 32           # larger images are pooled to about this side
 EPOCHS = 60

@@ -5,8 +5,8 @@ from typing import Literal
 
 from kitlib.audit.checks import Check, Finding, points, tells_classes_apart
 from kitlib.audit.measure import Measurements
+from kitlib.base.settings import Settings
 from kitlib.evaluation import Accuracy, guessing
-from kitlib.settings import Settings
 
 Kind = Literal["trustworthy", "doubtful", "refuted", "not robust"]
 WIDEST = 0.25   # of the interval of the worst case: with fewer than some 60 images nothing can be told

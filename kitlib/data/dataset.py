@@ -9,12 +9,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from kitlib import digests, files
+import numpy as np
+
+from kitlib.base import digests, files
+from kitlib.base.settings import KitError, choose
 from kitlib.data.settings import PARTS
 from kitlib.data.splits import stratified
-from kitlib.settings import KitError, choose
-
-import numpy as np
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

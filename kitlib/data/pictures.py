@@ -13,11 +13,11 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from kitlib import files
-from kitlib.settings import KitError
-
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from kitlib.base import files
+from kitlib.base.settings import KitError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")

@@ -1,14 +1,12 @@
 """What an experiment may say about its data, and where data sets lie."""
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from kitlib.data.pictures import Form
-from kitlib.settings import Settings, choose
-
 import pydantic
+
+from kitlib.base.settings import Settings, choose
+from kitlib.data.pictures import Form
 
 PARTS = ("train", "validation", "test")
 
@@ -143,8 +141,3 @@ class DataSettings(Settings):
         usual = round(self.size * 256 / 224) if self.name == "iq_othnccd" else self.size
         return Form(self.size, self.size, channels or self.channels, self.resize or usual)
 
-
-def data_folder() -> Path:
-    """The folder of the data sets: KITLIB_DATA, or `data/` in the repository."""
-    named = os.environ.get("KITLIB_DATA")
-    return Path(os.path.abspath(os.path.expanduser(named))) if named else Path(__file__).resolve().parents[2] / "data"

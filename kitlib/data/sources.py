@@ -10,21 +10,15 @@ import tarfile
 from collections import Counter
 from pathlib import Path
 
-from kitlib import files
+import numpy as np
+
+from kitlib.base import files
+from kitlib.base.places import data_folder
+from kitlib.base.settings import KitError
 from kitlib.data import phantom, similarity, splits
 from kitlib.data.dataset import Dataset
-from kitlib.data.pictures import (
-    fit,
-    inner_folders,
-    list_pictures,
-    printable,
-    read_pictures,
-    refuse_beyond_memory,
-)
-from kitlib.data.settings import PARTS, DataSettings, data_folder
-from kitlib.settings import KitError
-
-import numpy as np
+from kitlib.data.pictures import fit, inner_folders, list_pictures, printable, read_pictures, refuse_beyond_memory
+from kitlib.data.settings import PARTS, DataSettings
 
 HOW_TO = "set KITLIB_DATA to the folder that holds it; data/README.md says how to get it"
 

@@ -1,10 +1,10 @@
 """Stratified and grouped splits, exact and seeded."""
 from __future__ import annotations
 
-from kitlib.data.settings import PARTS, SplitSettings
-from kitlib.settings import KitError
-
 import numpy as np
+
+from kitlib.base.settings import KitError
+from kitlib.data.settings import PARTS, SplitSettings
 
 ORDERS_TRIED = 50
 

@@ -8,7 +8,8 @@ import os
 import stat
 from pathlib import Path
 
-from kitlib.data.settings import DataSettings, data_folder
+from kitlib.base.places import data_folder
+from kitlib.data.settings import DataSettings
 from kitlib.data.sources import CIFAR10_FOLDER, LUNG_FOLDERS, images_home, lung_below
 
 DEEPEST = 4     # levels of folders; no data set has more

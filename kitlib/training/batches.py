@@ -8,11 +8,11 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import count
 
-from kitlib.models import as_pixels
-from kitlib.training.settings import Augmentation
-
 import numpy as np
 import tensorflow as tf
+
+from kitlib.models import as_pixels
+from kitlib.training.settings import Augmentation
 
 
 class Examples:

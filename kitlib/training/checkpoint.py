@@ -6,13 +6,13 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kitlib import digests
-from kitlib.files import read_arrays, write_arrays
-from kitlib.models import origin_of
-from kitlib.settings import KitError
-
 import keras
 import numpy as np
+
+from kitlib.base import digests
+from kitlib.base.files import read_arrays, write_arrays
+from kitlib.base.settings import KitError
+from kitlib.models import origin_of
 
 
 @dataclass
@@ -66,14 +66,15 @@ def folder_of(fingerprint: dict, parent: Path) -> Path:
     return parent / f"{fingerprint['settings']['method']}-{digests.of_json(fingerprint)[:16]}"
 
 
-def fingerprint_of(settings, seed: int, dataset, network, baseline) -> dict:
+def fingerprint_of(settings, seed: int, dataset, network, baseline, code: str) -> dict:
     """What decides the outcome of a training. Of the first weights it is their origin that counts (of a model that
     kitlib.models did not make, nothing), as a stop leaves those in the caller's model changed. `baseline`: where it
-    matters, else None."""
+    matters, else None. code: of the code that the training reaches."""
     return {
         "settings": settings.model_dump(mode="json"),
         "seed": seed,
-        "code": digests.of_code("models", "data", "attacks", "training"),
+        "attacks": [attack.model_dump(mode="json") for attack in settings.training_attacks()],
+        "code": code,
         "data": dataset.digest,
         "network": hashlib.sha256(json.dumps(_structure(network), default=str).encode()).hexdigest(),
         "origin": origin_of(network),

@@ -8,21 +8,23 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from kitlib import attacks, models
-from kitlib.data import Dataset
-from kitlib.files import alone_in, written_whole
-from kitlib.settings import KitError
-from kitlib.training.batches import Examples, training_batches, validation_batches
-from kitlib.training.checkpoint import State, fingerprint_of, folder_of, resumed
-from kitlib.training.optimizers import optimizer_for
-from kitlib.training.precision import choose_precision, has_faster_twin, twin
-from kitlib.training.settings import TrainingSettings
-from kitlib.training.steps import Training, training_for
-from kitlib.wiring import check_takes, outputs_of, refuse_probabilities
-
 import keras
 import numpy as np
 import tensorflow as tf
+
+from kitlib import attacks, models
+from kitlib.base import code
+from kitlib.base.files import atomic_file, locked
+from kitlib.base.machine import choose_precision
+from kitlib.base.settings import KitError
+from kitlib.data import Dataset
+from kitlib.models.wiring import check_takes, outputs_of, refuse_probabilities
+from kitlib.training.batches import Examples, training_batches, validation_batches
+from kitlib.training.checkpoint import State, fingerprint_of, folder_of, resumed
+from kitlib.training.optimizers import optimizer_for
+from kitlib.training.precision import has_faster_twin, twin
+from kitlib.training.settings import TrainingSettings
+from kitlib.training.steps import Training, class_for, training_for
 
 OVERFITTING_FALL = 0.20
 _STATIC_CHUNK = 2048
@@ -71,9 +73,9 @@ def train(
         keras.utils.set_random_seed(seed)  # determinism refuses unseeded random operations
         tf.config.experimental.enable_op_determinism()
     other = baseline if settings.needs_baseline else None
-    fingerprint = fingerprint_of(settings, seed, dataset, model, other)
+    fingerprint = fingerprint_of(settings, seed, dataset, model, other, _code_of(settings))
     folder = folder_of(fingerprint, Path(folder))
-    with alone_in(folder, "training", waits=True):
+    with locked(folder, "training", waits=True):
         for leftover in (*folder.glob(".checkpoint-*.npz"), *folder.glob(".static*.npy")):  # of a kill while writing
             leftover.unlink()
         path = folder / "checkpoint.npz"
@@ -87,6 +89,19 @@ def train(
     # What it is trained on next begins with these weights, not with those it was built with.
     models.with_origin(model, {"training": folder.name})
     return history_of(state.epochs, settings)
+
+
+def _code_of(settings: TrainingSettings) -> str:
+    """The code that a training with these settings reaches, so that a change elsewhere leaves its name alone. What the
+    settings mean stands beside it in the fingerprint, and the data count by their content."""
+    trains = code.digest(
+        [_Job, class_for(settings), training_batches, optimizer_for, twin],
+        without=("kitlib.attacks", "kitlib.base", "kitlib.data", "kitlib.training.settings",
+                 "kitlib.training.checkpoint", "kitlib.training.steps.training_for"))
+    used = [*settings.training_attacks(), *([settings.check_attack()] if settings.robust_check else [])]
+    runs = settings.robust_check is not None or settings.method == "static"
+    attacked = code.digest([*map(type, used), *([attacks.run] if runs else [])], without=("kitlib.base",))
+    return f"{trains} {attacked}"
 
 
 def history_of(epochs: list[dict], settings: TrainingSettings) -> dict[str, list]:
@@ -238,7 +253,7 @@ class _Job:
     def _write_static(self, path: Path, attack, baseline) -> None:
         indices = self.dataset.split["train"]
         shape = (len(indices), *self.dataset.images.shape[1:])
-        with written_whole(path) as aside:
+        with atomic_file(path) as aside:
             array = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float32, shape=shape)
             _take_room(aside)
             for start in range(0, len(indices), _STATIC_CHUNK):

@@ -2,10 +2,10 @@
 training that goes on after a kill is at the same place of it."""
 from __future__ import annotations
 
-from kitlib.training.settings import TrainingSettings
-
 import keras
 import tensorflow as tf
+
+from kitlib.training.settings import TrainingSettings
 
 
 class FusedAdam(keras.optimizers.Adam):

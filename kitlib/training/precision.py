@@ -1,56 +1,20 @@
 """Which arithmetic this machine is fast at, and a network's twin that trains fast in it."""
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-
-from kitlib.models import copy_weights, first_line
-from kitlib.settings import KitError
-from kitlib.wiring import is_wired
+from collections.abc import Iterator
 
 import keras
 import tensorflow as tf
 
-_FAST_ON_CPU = {"amx_bf16", "avx512_bf16"}
-
-
-def choose_precision(wanted: str) -> str:
-    """'auto' as 'float32' or 'bfloat16', whichever this machine trains faster in; others as they are."""
-    if wanted != "auto":
-        return wanted
-    return "bfloat16" if fast_bfloat16(cpu_flags(), gpu_capabilities()) else "float32"
+from kitlib.base.settings import KitError, first_line
+from kitlib.models import copy_weights
+from kitlib.models.wiring import is_wired
 
 
 def precision_of(history: dict[str, list]) -> str:
     """In what a training of this history was computed: "float32", or "bfloat16, float32" where it went on on another
     machine. It may differ from what `choose_precision` says here and now."""
     return ", ".join(dict.fromkeys(history["precision"]))
-
-
-def fast_bfloat16(flags: Iterable[str], capabilities: Iterable[tuple[int, int]]) -> bool:
-    """Whether bfloat16 pays: on every GPU from compute capability 8.0 on, else with AMX or AVX512-bf16.
-
-    Without these units bfloat16 is emulated and several times slower than float32.
-    """
-    capabilities = list(capabilities)
-    if capabilities:
-        return min(capabilities) >= (8, 0)
-    return not _FAST_ON_CPU.isdisjoint(flags)
-
-
-def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
-    """The processor's feature flags; empty where the system does not tell."""
-    try:
-        lines = cpuinfo.read_text().splitlines()
-    except OSError:
-        return set()
-    return next((set(line.split(":")[1].split()) for line in lines if line.startswith("flags")), set())
-
-
-def gpu_capabilities() -> list[tuple[int, int]]:
-    """Compute capability of each visible GPU; (0, 0) where it is not known."""
-    details = (tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU"))
-    return [detail.get("compute_capability", (0, 0)) for detail in details]
 
 
 class FusedBatchNormalization(keras.layers.BatchNormalization):

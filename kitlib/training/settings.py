@@ -3,10 +3,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from kitlib import attacks
-from kitlib.settings import Epsilon, Settings
-
 import pydantic
+
+from kitlib import attacks
+from kitlib.base.settings import Epsilon, Settings
 
 
 def _attack(value: Any) -> attacks.Attack:

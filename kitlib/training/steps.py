@@ -5,10 +5,10 @@ made. The comments give each method's cost in passes of a plain step.
 """
 from __future__ import annotations
 
-from kitlib.training.settings import TrainingSettings
-
 import keras
 import tensorflow as tf
+
+from kitlib.training.settings import TrainingSettings
 
 
 class Training(keras.Model):
@@ -277,16 +277,17 @@ def training_for(
     """
     if settings.method == "distilled":
         return Distilled(network, settings, teacher, class_weights=class_weights, seed=seed)
-    return _class_for(settings)(network, settings, class_weights=class_weights, seed=seed)
+    return class_for(settings)(network, settings, class_weights=class_weights, seed=seed)
 
 
-def _class_for(settings: TrainingSettings) -> type[Training]:
+def class_for(settings: TrainingSettings) -> type[Training]:
+    """The model of the settings' method."""
     if settings.method in ("plain", "static"):
         return Training
     if settings.method == "fgsm" and settings.share_of_clean() > 0 and settings.sees_training_mode():
         attack = settings.training_attacks()[0]
         return SharedFGSM if hasattr(attack, "step_from_gradient") else Mixed
-    return {"free": Free, "trades": Trades}.get(settings.method, Mixed)
+    return {"free": Free, "trades": Trades, "distilled": Distilled}.get(settings.method, Mixed)
 
 
 def cross_entropy(labels, logits, smoothing: float = 0.0):

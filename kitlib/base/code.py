@@ -1,0 +1,129 @@
+"""What code something is made of: the definitions that a function or class reaches, the modules that an import reaches.
+
+Read from the source text alone; only kitlib's own code counts, and neither comments, docstrings nor layout do.
+"""
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1]
+Place = tuple[str, str]     # module, name of a top-level definition in it
+
+
+def digest(roots: Iterable, without: tuple[str, ...] = ()) -> str:
+    """sha256 over all definitions that the functions and classes `roots` reach by name, themselves included.
+
+    without: modules, packages and definitions (kitlib.training.steps.training_for) at which the search turns back.
+    """
+    found: dict[Place, str] = {}
+    open_places = [(root.__module__, root.__qualname__.split(".")[0]) for root in roots]
+    while open_places:
+        place = _resolved(open_places.pop())
+        if place is None or place in found or _cut(place, without):
+            continue
+        definition, names = _module(place[0]).definitions[place[1]]
+        found[place] = definition
+        open_places += [(place[0], name) if module is None else (module, name) for module, name in names]
+    text = "\n".join(f"{place}: {found[place]}" for place in sorted(found))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def modules(names: Iterable[str]) -> list[Path]:
+    """The files of the modules of these names (kitlib.plots) and of all modules of kitlib that they import, inside
+    functions too."""
+    found, open_names = set(), [name for name in names if _file(name)]
+    while open_names:
+        name = open_names.pop()
+        if name in found:
+            continue
+        found.add(name)
+        packages = [name.rsplit(".", depth)[0] for depth in range(1, name.count(".") + 1)]
+        open_names += [each for each in {*packages, *_module(name).imported} if each not in found]
+    return sorted(_file(name) for name in found)
+
+
+def imported_by(code: str) -> set[str]:
+    """The modules of kitlib that Python code imports."""
+    found = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {name for name in found if _file(name)}
+
+
+def _file(module: str) -> Path | None:
+    """The file of a module of kitlib; None of any other name."""
+    first, *parts = module.split(".")
+    place = PACKAGE.joinpath(*parts)
+    files = (place / "__init__.py", place.with_suffix(".py")) if parts else (place / "__init__.py",)
+    return next((file for file in files if file.is_file()), None) if first == "kitlib" else None
+
+
+class _Module:
+    """definitions: name -> (its code, the (module or None, name) that it speaks of). bindings: imported names."""
+
+    def __init__(self, name: str):
+        text = _file(name).read_text(encoding="utf-8")
+        tree = ast.parse(text)
+        self.imported = imported_by(text)
+        self.bindings: dict[str, Place] = {}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "kitlib":
+                self.bindings |= {alias.asname or alias.name: (node.module, alias.name) for alias in node.names}
+        self.definitions: dict[str, tuple[str, set]] = {}
+        for node in tree.body:
+            for defined in _names_of(node):
+                code = ast.dump(_without_docstrings(node))
+                before, names = self.definitions.get(defined, ("", set()))
+                self.definitions[defined] = (before + code, names | self._spoken_of(node))
+
+    def _spoken_of(self, node: ast.AST) -> set[tuple[str | None, str]]:
+        found = set()
+        for each in ast.walk(node):
+            if isinstance(each, ast.Name):
+                found.add(self.bindings.get(each.id, (None, each.id)))
+            elif isinstance(each, ast.Attribute) and getattr(each.value, "id", None) in self.bindings:
+                found.add((".".join(self.bindings[each.value.id]), each.attr))
+        return found
+
+
+@functools.cache
+def _module(name: str) -> _Module:
+    return _Module(name)
+
+
+def _resolved(place: Place) -> Place | None:
+    """Where a name is defined, through the doors that hand it on; None where it is none of kitlib's definitions."""
+    module, name = place
+    if not _file(module):
+        return None
+    known = _module(module)
+    if name in known.definitions:
+        return place
+    return _resolved(known.bindings[name]) if name in known.bindings else None
+
+
+def _cut(place: Place, without: tuple[str, ...]) -> bool:
+    whole = ".".join(place)
+    return any(whole == each or whole.startswith(f"{each}.") for each in without)
+
+
+def _names_of(node: ast.stmt) -> list[str]:
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return [each.id for target in targets for each in ast.walk(target) if isinstance(each, ast.Name)]
+
+
+def _without_docstrings(node: ast.AST) -> ast.AST:
+    for each in ast.walk(node):
+        documented = isinstance(each, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+        if documented and ast.get_docstring(each, clean=False) is not None:
+            each.body = each.body[1:] or [ast.Pass()]
+    return node

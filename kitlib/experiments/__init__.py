@@ -1,0 +1,9 @@
+"""Experiments read and checked, runs, results, verdicts; batches, sweeps, publishing and reports.
+
+    from kitlib.experiments import results, runs
+    run = runs.open_run("digits_fgsm", "demo", seed=0)
+    print(results.accuracy_table(results.of_run(run)))
+
+Read first: experiment.py (what a YAML file may say), then runs.py (the folder of a run) and results.py (its record and
+verdicts). batch.py hands runs to Snakemake, sweeps.py aggregates over seeds, publication.py fills figures/.
+"""

@@ -1,0 +1,59 @@
+"""A model of one of the kit's runs as the subject of an audit."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from kitlib.audit.measure import Effort, Subject
+from kitlib.audit.request import OF_A_FILE, refuse
+from kitlib.base.files import sha256
+from kitlib.experiments import results, runs
+from kitlib.experiments.runs import Run
+from kitlib.models.reading import prepare
+
+
+def of_run(run: Run, which: str = "defended", images: int = 1000, eps: float | None = None,
+           claim: float | None = None) -> tuple[Subject, dict]:
+    """The subject, and what the record says of it in words (`model`, `model_sha256`, `data`, `class_order`,
+    `synthetic`).
+
+    which: "baseline" or "defended". eps: default that of the experiment's headline attack. claim: default, for a
+    defended model, its accuracy under the attacks as published. The claim's own attacks are those; the undefended
+    model of a defended one is the baseline. Raises KitError where a notebook has to be run first.
+    """
+    experiment, dataset, record = run.experiment, run.dataset(), run.read_record(which)
+    pixels, labels = dataset.part("test", images, seed=0)
+    if claim is None and which == "defended":
+        claim = published_claim(results.of_run(run))
+    history = record.get("history", {})
+    kept = history.get("kept", [])
+    subject = Subject(
+        target=prepare(run.model(which), pixels[:16], input_range=(0.0, 1.0)),
+        images=pixels, labels=labels, class_names=dataset.class_names,
+        eps=experiment.attacks.as_defined[experiment.evaluation.headline].eps if eps is None else eps, claim=claim,
+        own_attacks=experiment.attacks.as_published,
+        undefended=run.model("baseline") if which == "defended" else None,
+        train_images=dataset.images[dataset.split["train"]], train_labels=dataset.labels_of("train"),
+        robust_history=tuple(history.get("robust_accuracy", ())),
+        kept_epoch=int(np.argmax(kept)) if any(kept) else None,
+    )
+    order = "as the experiment trained it: " + ", ".join(f"{n} = {name}" for n, name in enumerate(dataset.class_names))
+    name = f"{which} model of {experiment.name}, profile {run.profile}, seed {run.seed}"
+    return subject, {"model": name, "model_sha256": sha256(run.path(f"models/{which}.keras")), "data": dataset.source,
+                     "class_order": order, "synthetic": dataset.synthetic}
+
+
+def published_claim(found: results.Results) -> float | None:
+    """What the defended model gets under the attacks as published: the robust accuracy that the paper's protocol
+    claims for it. None where the experiment has no such attacks."""
+    combined = found.models["defended"].combined
+    return combined.accuracy if combined else None
+
+
+def from_run(arguments, effort: Effort) -> tuple[Subject, dict, Path]:
+    """A model of a run: its own test images, training data, attacks as published, and undefended model."""
+    refuse(arguments, OF_A_FILE, "--run: a run has its own images, and its model takes pixels and returns logits")
+    run, which = runs.open_run(arguments.run, arguments.profile, arguments.seed), arguments.model
+    subject, about = of_run(run, which, effort.images, eps=arguments.eps, claim=arguments.claim)
+    return subject, about, run.path(f"audit/{which}")

@@ -1,0 +1,155 @@
+"""What a finished run leaves in figures/: record, tables, pictures, audits and models; and each paper on one page."""
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from kitlib import audit, plots
+from kitlib.base.files import atomic_folder, read_json, write_json
+from kitlib.base.settings import KitError
+from kitlib.experiments import experiment, pretrained, results
+from kitlib.experiments.experiment import lessons
+from kitlib.experiments.results import Results
+from kitlib.experiments.runs import Run
+
+LARGEST = 2 * 2**20     # bytes of a record, table, picture or report that is copied
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """The folder that a run was published in, and what was left out: {file or model: why}."""
+
+    folder: Path
+    left_out: dict[str, str]
+
+    @property
+    def bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
+
+def publish(run: Run, figures: Path) -> Published:
+    """Make figures/<experiment> anew from a run that notebook 05 has finished.
+
+    It gets results.json, tables/ and records/ of the notebooks, the pictures, audit/<model>/ with the record and the
+    report of each audit, and models/ (pretrained.py): no data, and no file above LARGEST. What the folder held
+    before is gone; where anything fails it stays as it was. A second call makes the same files.
+    Raises KitError where the run is not finished, of other settings than the experiment has now, or made with models
+    that were taken from the repository.
+    """
+    found, target = _finished(run), figures / run.experiment.name
+    room = pretrained.IN_ALL - pretrained.size_of(figures, without=target.name)
+    with atomic_folder(target) as folder:
+        write_json(folder / "results.json", found.model_dump(mode="json"))
+        left_out = _copy(run, folder, found.fingerprint)
+        left_out |= pretrained.keep(run, found, folder / "models", room)
+        left_out |= _audits_lost(target, folder)
+    return Published(target, left_out)
+
+
+def _finished(run: Run) -> Results:
+    found = results.of_run(run)
+    for name in found.models:
+        if pretrained.is_placed(run, name):
+            raise KitError(f"the {name} model of {run.folder} was taken from the repository (python -m kitlib "
+                           "pretrained): only runs that trained their models are published")
+    return found
+
+
+def _copy(run: Run, folder: Path, fingerprint: str) -> dict[str, str]:
+    """Copy what is small and up to date; returns what was left out, and why."""
+    left_out, stale = {}, _lessons_of_other_settings(run, fingerprint)
+    for path in _files(run):
+        name = str(path.relative_to(run.folder))
+        if path.stat().st_size > LARGEST:
+            left_out[name] = f"larger than {LARGEST / 1e6:.1f} MB"
+        elif path.parent.name == "records" and not _is_of(read_json(path), fingerprint):
+            left_out[name] = "of other settings than results.json"
+        elif path.parent.name in ("figures", "tables") and _names(stale, f"{path.parent.name}/{path.stem}"):
+            left_out[name] = "of a notebook whose record is of other settings than results.json"
+        elif path.parent.parent.name == "audit" and not audit.is_of_its_model(path.parent):
+            left_out[name] = "the audit of a model that has been trained again since"
+        else:
+            target = folder / (path.name if path.parent.name == "figures" else name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+    return left_out
+
+
+def _audits_lost(before: Path, now: Path) -> dict[str, str]:
+    """The audits that were published before and that the run does not have, which no notebook makes."""
+    audits = [str(path.parent.relative_to(before)) for path in before.glob("audit/*/audit.json")]
+    return {name: "published before, and not made in this run: python -m kitlib audit --run"
+            for name in sorted(audits) if not (now / name).exists()}
+
+
+def _is_of(record, fingerprint: str) -> bool:
+    return isinstance(record, dict) and record.get("fingerprint") == fingerprint
+
+
+def _lessons_of_other_settings(run: Run, fingerprint: str) -> str:
+    """The text of the notebooks whose record in the run is left out."""
+    records = {lesson: run.path(f"records/{lesson.stem}.json") for lesson in lessons()}
+    return "".join(lesson.read_text(encoding="utf-8") for lesson, record in records.items()
+                   if record.exists() and not _is_of(read_json(record), fingerprint))
+
+
+def _names(text: str, name: str) -> bool:
+    return re.search(rf"{re.escape(name)}\b", text) is not None
+
+
+def _files(run: Run) -> Iterable[Path]:
+    """The pictures lie at the top of the published folder; reports hold their own pictures."""
+    for pattern in ("figures/[!.]*.png", "tables/[!.]*.md", "tables/[!.]*.csv", "records/[!.]*.json",
+                    "audit/*/audit.json", "audit/*/report.html"):
+        yield from sorted(run.folder.glob(pattern))
+
+
+# --- a paper on one page
+
+def draw_papers(figures: Path) -> list[Path]:
+    """figures/paper_a.png and paper_b.png, from the records in `figures` alone; returns those drawn.
+
+    Each shows the paper's figures as claimed, as published and as defined. A paper without a record is left out.
+    Raises KitError where a record is damaged.
+    """
+    drawn = []
+    for letter in "AB":
+        names = experiment.of_paper(letter)
+        found = {name: results.read(path) for name in names if (path := figures / name / "results.json").exists()}
+        if found:
+            drawn.append(figures / f"paper_{letter.lower()}.png")
+            plots.keep(_drawn(letter, found, [name for name in names if name not in found]), drawn[-1])
+    return drawn
+
+
+def _drawn(letter: str, found: dict[str, Results], missing: list[str]) -> plots.Figure:
+    ids = [entry.id for each in found.values() for entry in each.paper]
+    rows = {(f"{name}: " if ids.count(entry.id) > 1 else "") + _label(each, entry): (entry, _guessing(each))
+            for name, each in found.items() for entry in each.paper}
+    entries, guessing = ({label: row[part] for label, row in rows.items()} for part in (0, 1))
+    return plots.claims(entries, list(guessing.values()), f"Paper {letter}: claimed, reproduced, honest",
+                        _scale(found, missing))
+
+
+def _label(found: Results, entry: results.PaperEntry) -> str:
+    """What the row of a figure of the paper says: which one it is, and which attack answers it as defined."""
+    defined = {each["id"]: each["as_defined"] for each in found.experiment["paper_figures"]}[entry.id]
+    return entry.id if defined == "clean" else f"{entry.id}\nhonest: {defined}"
+
+
+def _guessing(found: Results) -> float:
+    """The share of the commonest class among the judged images: what always answering it would get."""
+    counts = [each.count for each in found.models["baseline"].recall["clean"].values()]
+    return max(counts) / sum(counts)
+
+
+def _scale(found: dict[str, Results], missing: list[str]) -> str:
+    """What a reader must know of the runs: those that are not at the paper's scale, and those that are missing."""
+    smaller = [f"{name}: profile {each.profile} (not the paper's scale), seed {each.seed}"
+               for name, each in found.items() if each.profile != "full"]
+    synthetic = [f"{name}: SYNTHETIC data" for name, each in found.items() if each.synthetic]
+    absent = [f"no record yet of {', '.join(missing)}"] if missing else []
+    return "\n".join(smaller + synthetic + absent)

@@ -1,0 +1,79 @@
+"""Judging is in float32: a model of less precision gets a float32 twin, and layers made here compute in float32."""
+from __future__ import annotations
+
+import contextlib
+import weakref
+
+import keras
+from keras import layers
+
+from kitlib.base.settings import KitError
+
+NARROW = ("float16", "bfloat16")
+_TWINS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()     # of mixed-precision models, in float32
+
+
+def in_float32(model):
+    """The model itself where it computes in float32, else a float32 copy with its present weights.
+
+    Judging in bfloat16 moves accuracy; a model trained in mixed precision is judged as it would be deployed.
+    Raises KitError for a mixed-precision model that Keras cannot rebuild.
+    """
+    parts = model._flatten_layers() if hasattr(model, "_flatten_layers") else []
+    if all(part.compute_dtype in ("float32", None) for part in parts):
+        return model
+    twin = _TWINS.get(model) or _TWINS.setdefault(model, _clone(model))
+    copy_weights(model, twin)
+    return twin
+
+
+@contextlib.contextmanager
+def float32_policy():
+    """Layers that are made inside compute in float32, whatever the global policy. Also a decorator."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+@float32_policy()
+def _clone(model):
+    def float32(layer):
+        wide = {"dtype": "float32"} if isinstance(layer, layers.Layer) else {}     # a function has none
+        return layer.__class__.from_config(_widened(layer.get_config()) | wide)
+
+    try:
+        twin = keras.models.clone_model(model, clone_function=float32, recursive=True)
+        narrow = [part.name for part in twin._flatten_layers() if part.compute_dtype in NARROW]
+        if narrow:
+            raise ValueError(f"of {', '.join(narrow)} Keras keeps the precision")
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise KitError(f"the model computes in less than float32 and cannot be rebuilt in it ({error}): "
+                       "build it under the float32 policy and load its weights") from None
+    return twin
+
+
+def _widened(config):
+    """A layer's configuration with every narrow precision in it, such as that of a wrapped layer, made float32."""
+    if isinstance(config, list | tuple):
+        return type(config)(_widened(each) for each in config)
+    if not isinstance(config, dict):
+        return config
+    return {key: "float32" if key == "dtype" and _is_narrow(value) else _widened(value)
+            for key, value in config.items()}
+
+
+def _is_narrow(policy) -> bool:
+    name = policy.get("config", {}).get("name") if isinstance(policy, dict) else policy
+    return isinstance(name, str) and name.removeprefix("mixed_") in NARROW
+
+
+def copy_weights(source: keras.Model, copy: keras.Model) -> None:
+    """Give `copy` the weights of `source`, whose layers it has. Keras's Normalization computes with numbers that it
+    makes of its weights, and only where it is told to."""
+    copy.set_weights(source.get_weights())
+    for layer in copy._flatten_layers():
+        if isinstance(layer, layers.Normalization):
+            layer.finalize_state()
