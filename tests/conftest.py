@@ -1,7 +1,7 @@
 """A small network trained on real digits in a few seconds, for the tests that need something to attack."""
-import os
+import kitlib
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+kitlib.prepare()     # before TensorFlow starts
 
 import keras
 import numpy as np

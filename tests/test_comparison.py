@@ -174,7 +174,7 @@ def test_what_training_cost_includes_what_it_builds_on(records, run, dataset):
 
 def test_a_stopped_comparison_goes_on_where_it_was(records, run, dataset, comparison_data, monkeypatch):
     asked = []
-    monkeypatch.setattr(comparison, "model_under_test", lambda run, dataset, name, progress: asked.append(name))
+    monkeypatch.setattr(comparison, "candidate", lambda run, dataset, name, progress: asked.append(name))
     assert comparison.judged(run, dataset, "plain", comparison_data, progress=False) == records["plain"]
     assert asked == []
     run.path("records/judged/bit_depth.json").rename(run.path("records/judged/aside.json"))
@@ -189,12 +189,12 @@ def test_another_comparison_is_judged_anew(records, run, dataset, comparison_dat
     class JudgedAnew(Exception):
         pass
 
-    def model_under_test(*_):
+    def candidate(*_):
         raise JudgedAnew
 
     changed = run.experiment.comparison.model_copy(update=change)
     other = dataclasses.replace(run, experiment=run.experiment.model_copy(update={"comparison": changed}))
-    monkeypatch.setattr(comparison, "model_under_test", model_under_test)
+    monkeypatch.setattr(comparison, "candidate", candidate)
     with pytest.raises(JudgedAnew):
         comparison.judged(other, dataset, "plain", comparison_data, progress=False)
 
@@ -203,10 +203,10 @@ def test_another_model_is_judged_anew(records, run, dataset, comparison_data, mo
     class JudgedAnew(Exception):
         pass
 
-    def model_under_test(*_):
+    def candidate(*_):
         raise JudgedAnew
 
-    monkeypatch.setattr(comparison, "model_under_test", model_under_test)
+    monkeypatch.setattr(comparison, "candidate", candidate)
     before = run.path("models/baseline.keras").read_bytes()
     model = run.model("baseline")
     model.set_weights([0 * weight for weight in model.get_weights()])
@@ -219,7 +219,7 @@ def test_another_model_is_judged_anew(records, run, dataset, comparison_data, mo
 
 
 def test_a_randomised_defence_is_judged_by_its_own_answer(run, dataset, comparison_data):
-    found = comparison.model_under_test(run, dataset, "random_resize", progress=False)
+    found = comparison.candidate(run, dataset, "random_resize", progress=False)
     suite = {"PGD": attacks.read({"name": "pgd", "eps": "32/255", "steps": 3, "stop_early": True})}
     evaluation = comparison.judge(found, comparison_data.images, comparison_data.labels, suite)
     answers = models.predict_logits(found.judged, evaluation.attacked["PGD"].images).argmax(1)
@@ -232,13 +232,13 @@ def test_a_randomised_defence_is_judged_by_its_own_answer(run, dataset, comparis
 
 def test_the_transfer_matrix(run, dataset, comparison_data):
     names = ("plain", "teacher", "bit_depth")
-    models_under_test = {name: comparison.model_under_test(run, dataset, name, progress=False) for name in names}
+    candidates = {name: comparison.candidate(run, dataset, name, progress=False) for name in names}
     attack = run.experiment.comparison.attacks[run.experiment.comparison.headline]
-    matrix = comparison.transfer_matrix(models_under_test, attack, comparison_data.images, comparison_data.labels, seed=run.seed)
+    matrix = comparison.transfer_matrix(candidates, attack, comparison_data.images, comparison_data.labels, seed=run.seed)
     assert list(matrix) == ["clean", *names] and all(list(row) == list(names) for row in matrix.values())
     whole = attack.model_copy(update={"stop_early": False})
-    made = attacks.run(whole, models_under_test["plain"].attacked, comparison_data.images, comparison_data.labels, seed=run.seed)
-    right = models.predict_logits(models_under_test["teacher"].judged, made.images).argmax(1) == comparison_data.labels
+    made = attacks.run(whole, candidates["plain"].attacked, comparison_data.images, comparison_data.labels, seed=run.seed)
+    right = models.predict_logits(candidates["teacher"].judged, made.images).argmax(1) == comparison_data.labels
     assert matrix["plain"]["teacher"].correct == right.sum() and matrix["plain"]["teacher"].count == 40
     assert matrix["plain"]["plain"].correct == (~made.fooled).sum() < matrix["clean"]["plain"].correct
 
@@ -266,7 +266,7 @@ def test_what_is_carried_over_are_the_baseline_s_adversarial_images(records, com
 
 def test_the_worst_case_of_a_contender_ends_at_the_headline(records, run, dataset, comparison_data):
     chosen = run.experiment.comparison
-    judged = comparison.judge(comparison.model_under_test(run, dataset, "plain", progress=False), comparison_data.images, comparison_data.labels,
+    judged = comparison.judge(comparison.candidate(run, dataset, "plain", progress=False), comparison_data.images, comparison_data.labels,
                               chosen.attacks, seed=run.seed, batch_size=run.experiment.evaluation.batch_size)
     worst, of_all = (judged.worst(list(names)).correct for names in (chosen.within(), judged.attacked))
     assert records["plain"]["worst_case"]["correct"] == worst > of_all

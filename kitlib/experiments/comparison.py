@@ -20,7 +20,7 @@ TIMED_IMAGES, TIMINGS = 256, 5
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelUnderTest:
+class Candidate:
     """A compared model ready to be judged: three Keras models, pixels to logits, around the same weights.
 
     judged: the one that answers. attacked: what an attacker who knows the defence differentiates. naive: the gradient
@@ -61,15 +61,15 @@ def trained(run: Run, dataset: Dataset, name: str, progress: bool = True) -> tup
     return model, seconds
 
 
-def model_under_test(run: Run, dataset: Dataset, name: str, progress: bool = True) -> ModelUnderTest:
+def candidate(run: Run, dataset: Dataset, name: str, progress: bool = True) -> Candidate:
     """The compared model of that name, trained, and its preprocessing around it. Raises KitError as `trained`."""
     model, seconds = trained(run, dataset, name, progress)
     compared_model = run.experiment.compared_models.get(name)
     if compared_model is None or compared_model.preprocessing is None:
-        return ModelUnderTest(model, model, model, seconds)
+        return Candidate(model, model, model, seconds)
     defence, samples = compared_model.preprocessing, run.experiment.comparison.samples
     # The attackers' draws are others than those that the defence answers with.
-    return ModelUnderTest(
+    return Candidate(
         defences.deployed(model, defence, seed=run.seed),
         defences.wrap(model, defence, adaptive=True, samples=samples, seed=run.seed + 1),
         defences.wrap(model, defence, seed=run.seed + 2), seconds, defence.randomised,
@@ -77,19 +77,19 @@ def model_under_test(run: Run, dataset: Dataset, name: str, progress: bool = Tru
 
 
 def judge(
-    model_under_test: ModelUnderTest, images: np.ndarray, labels: np.ndarray, suite: dict[str, Attack],
+    candidate: Candidate, images: np.ndarray, labels: np.ndarray, suite: dict[str, Attack],
     *, batch_size: int = 128, seed: int = 0, naive: bool = False,
 ) -> Evaluation:
-    """The model_under_test under each attack of `suite`, made with the gradient of `attacked` (or of `naive`).
+    """The candidate under each attack of `suite`, made with the gradient of `attacked` (or of `naive`).
 
     Whatever gradient made an image, its prediction is that of `judged`. Against a randomised defence PGD goes on to its
     last step, and that is judged: what fooled some draws need not fool its answer. APGD goes to its end too, but by
     the best it met; Square, C&W and DeepFool cannot go on. So what these leave is, if anything, too much.
     """
-    attacked = model_under_test.naive if naive else model_under_test.attacked
-    suite = {name: _against_chance(attack) for name, attack in suite.items()} if model_under_test.randomised else suite
+    attacked = candidate.naive if naive else candidate.attacked
+    suite = {name: _against_chance(attack) for name, attack in suite.items()} if candidate.randomised else suite
     made = evaluate(attacked, images, labels, suite, batch_size=batch_size, seed=seed, progress=False)
-    return made if attacked is model_under_test.judged else _answered_by(model_under_test.judged, made, images, batch_size)
+    return made if attacked is candidate.judged else _answered_by(candidate.judged, made, images, batch_size)
 
 
 def _to_the_end(attack: Attack) -> Attack:
@@ -152,7 +152,7 @@ def judged(run: Run, dataset: Dataset, name: str, on: ComparisonData, progress: 
     if known.get("key") == key:
         return known
     started = time.perf_counter()
-    found = model_under_test(run, dataset, name, progress)
+    found = candidate(run, dataset, name, progress)
     record = {"key": key, **_measured(run, found, on), "training": _times(found.seconds, _baseline_seconds(run)),
               "inference": _times(*_inference_seconds(found.judged, on, run.experiment.evaluation.batch_size)),
               "seconds": round(time.perf_counter() - started, 3)}
@@ -176,7 +176,7 @@ def _code_of(run: Run, name: str) -> str:
     used = [*run.experiment.comparison.attacks.values(), *([preprocessing] if preprocessing else [])]
     without = ("kitlib.base", "kitlib.experiments.runs", "kitlib.data", "kitlib.training", "kitlib.attacks.read",
                "kitlib.evaluation.defences.read")
-    return code.digest([_measured, model_under_test, *map(type, used)], without)
+    return code.digest([_measured, candidate, *map(type, used)], without)
 
 
 def _root(run: Run, name: str) -> str:
@@ -186,7 +186,7 @@ def _root(run: Run, name: str) -> str:
     return name
 
 
-def _measured(run: Run, found: ModelUnderTest, on: ComparisonData) -> dict:
+def _measured(run: Run, found: Candidate, on: ComparisonData) -> dict:
     comparison = run.experiment.comparison
     how = {"batch_size": run.experiment.evaluation.batch_size, "seed": run.seed}
     adaptive = judge(found, on.images, on.labels, comparison.attacks, **how)
@@ -226,7 +226,7 @@ def _inference_seconds(model: keras.Model, on: ComparisonData, batch_size: int) 
 
 
 def transfer_matrix(
-    models_under_test: dict[str, ModelUnderTest], attack: Attack, images: np.ndarray, labels: np.ndarray,
+    candidates: dict[str, Candidate], attack: Attack, images: np.ndarray, labels: np.ndarray,
     *, batch_size: int = 128, seed: int = 0,
 ) -> dict[str, dict[str, Accuracy]]:
     """Adversarial images made on one model, judged by each: {made on: {judged by: accuracy}}, all on the same images.
@@ -234,12 +234,12 @@ def transfer_matrix(
     The first row, "clean", is without attack; the diagonal is the attack made on the judged model itself.
     """
     shown = {"clean": images}
-    for name, made_on in models_under_test.items():
+    for name, made_on in candidates.items():
         whole = _to_the_end(attack)     # an image that only just fools its own model says little of another
         shown[name] = attacks.run(whole, made_on.attacked, images, labels, batch_size=batch_size, seed=seed).images
 
     def accuracy(judged: keras.Model, pixels: np.ndarray) -> Accuracy:
         return Accuracy.of(~attacks.run(attacks.Clean(), judged, pixels, labels, batch_size=batch_size).fooled)
 
-    return {name: {other: accuracy(by.judged, pixels) for other, by in models_under_test.items()}
+    return {name: {other: accuracy(by.judged, pixels) for other, by in candidates.items()}
             for name, pixels in shown.items()}

@@ -224,6 +224,13 @@ class Experiment(Settings):
     comparison: ComparisonSettings | None = None
     compared_models: dict[str, ComparedModel] = {}
 
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _names_of_older_records(cls, values):
+        if isinstance(values, dict) and "contenders" in values:
+            values = {("compared_models" if key == "contenders" else key): value for key, value in values.items()}
+        return values
+
     @pydantic.field_validator("compared_models", mode="before")
     @classmethod
     def _compared_models_laid_over(cls, compared_models, info):
