@@ -3,11 +3,10 @@ from __future__ import annotations
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from kitlib.base.settings import KitError, first_line
-from kitlib.models import NOT_FINITE
-from kitlib.models.wiring import LOGITS_NEEDED, refuse_probabilities
+from kitlib.models import NOT_FINITE, pixels_to_logits
+from kitlib.models.wiring import LOGITS_NEEDED
 
 
 def check_images(images: np.ndarray, where: str) -> np.ndarray:
@@ -45,26 +44,28 @@ def check_labels(labels, count: int, classes: int, targeted: bool, where: str) -
     return labels.astype(np.int32)
 
 
-def check_model(model, images: np.ndarray) -> int:
-    """The number of classes of a model that takes `images` and returns logits.
+def check_model(model, images: np.ndarray, labels=None, input_range=None):
+    """A model from `images` (pixels, of which a few are looked at) to logits, and its number of classes.
 
+    labels, input_range: as for `models.pixels_to_logits`, which reads what the model takes and returns.
     Raises KitError when the model does not take such images, does not return one row of at least two
-    numbers an image, or returns probabilities (a softmax or sigmoid at its end, or rows that sum to one).
+    numbers an image, or is code that returns probabilities (rows that sum to one).
     """
-    refuse_probabilities(model)
     for taken in getattr(model, "inputs", None) or ():
         if not keras.backend.is_float_dtype(taken.dtype):
             raise KitError(f"the model takes {taken.dtype}, in which pixels from 0 to 1 would all be 0 or 1: give it "
                            "an input of floats in that range")
+    labels = labels if labels is not None and np.shape(labels) == (len(images),) else None
+    ready, some = pixels_to_logits(model, images, labels, input_range), images[:8]
     try:
-        logits = np.asarray(model(images, training=False), dtype=np.float32)
-    except (ValueError, TypeError, tf.errors.OpError) as error:
+        logits = np.asarray(ready(some, training=False), dtype=np.float32)
+    except Exception as error:  # whatever a layer raises
         raise KitError(f"the model does not take images of shape {images.shape[1:]}: {first_line(error)}") from None
-    if logits.ndim != 2 or logits.shape[0] != len(images) or logits.shape[1] < 2:
+    if logits.ndim != 2 or logits.shape[0] != len(some) or logits.shape[1] < 2:
         raise KitError(f"the model must return one row of logits an image, two or more classes wide, but "
-                       f"for {len(images)} images it returns the shape {logits.shape}")
+                       f"for {len(some)} images it returns the shape {logits.shape}")
     if not np.isfinite(logits).all():
         raise KitError(NOT_FINITE)
     if (logits >= 0).all() and np.allclose(logits.sum(1), 1, atol=1e-4):
         raise KitError(f"the model's outputs are not negative and sum to one: probabilities; {LOGITS_NEEDED}")
-    return logits.shape[1]
+    return ready, logits.shape[1]

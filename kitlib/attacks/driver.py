@@ -1,10 +1,8 @@
 """`run`: an attack on many images, compiled once, with full batches of only those that need more work."""
 from __future__ import annotations
 
-import collections
 import dataclasses
 import time
-import weakref
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -14,10 +12,10 @@ from tqdm import tqdm
 from kitlib.attacks.base import Attack, State, fold, fresh, logits_of, retire, seed_tensor
 from kitlib.attacks.checks import check_images, check_labels, check_model
 from kitlib.base.settings import KitError
-from kitlib.models import NOT_FINITE, in_float32
+from kitlib.models import NOT_FINITE, exact_float32
+from kitlib.models.traces import trace_of
 
 CHUNK_BYTES = 2**26       # images worked on at a time, so that an attack's state stays near 1 GiB
-KEPT = 16                 # compiled attacks kept for each model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +57,15 @@ def _mean(values: np.ndarray) -> float | None:
     return float(values.mean()) if len(values) else None
 
 
+@exact_float32()
 def run(attack: Attack, model, images, labels=None, *, batch_size: int = 128, seed: int = 0,
-        keep_images: bool = True, progress: bool = False) -> AttackResult:
+        keep_images: bool = True, progress: bool = False,
+        input_range: tuple[float, float] | None = None) -> AttackResult:
     """Attack `model` on all images and judge the outcome, in float32, whatever the global policy.
 
-    model: a Keras 3 model from pixels to logits; it is called with training=False and never changed.
+    model: a Keras 3 model from pixels to logits; it is called with training=False and never changed. One that takes
+    another range by its first layers, or ends in a softmax or sigmoid, is asked as `models.pixels_to_logits` says.
+    input_range: the values that 0 and 1 in pixels have for the model, where its layers do not tell.
     images, labels: arrays (float N x H x W x C in [0, 1]; int N), or for data larger than memory
     `images` alone: an iterable of such pairs, best with keep_images=False.
     keep_images: False if only accuracy matters; then no image costs another step once it is fooled.
@@ -74,15 +76,17 @@ def run(attack: Attack, model, images, labels=None, *, batch_size: int = 128, se
     if batch_size < 1:
         raise KitError(f"batch_size must be at least 1, not {batch_size}")
     started = time.perf_counter()
-    model, classes, done, parts = in_float32(model), None, 0, []
+    ready, classes, done, parts = None, None, 0, []
     stop = attack.stops or (attack.first_success_suffices and not keep_images)
     with tqdm(desc=str(attack), unit="image", total=_count(images, labels), disable=not progress) as bar:
         for chunk, given in _chunks(images, labels, batch_size):
             where = f"images {done} to {done + len(chunk) - 1}"
             chunk = check_images(chunk, where)
-            classes = classes or check_model(model, chunk[:8])
+            if ready is None:
+                known = None if attack.targeted else given
+                ready, classes = check_model(model, chunk, known, input_range)
             given = check_labels(given, len(chunk), classes, attack.targeted, where)
-            work = _Work(attack, model, chunk, given, done, batch_size, stop, keep_images, bar)
+            work = _Work(attack, ready, chunk, given, done, batch_size, stop, keep_images, bar)
             parts.append(work.go(seed_tensor(seed)))
             done += len(chunk)
     if not parts:
@@ -130,16 +134,10 @@ def _from_batches(batches) -> Iterator[tuple]:
 
 
 class _Compiled:
-    """An attack's functions for one model, compiled for any number of images.
-
-    They refer to the model only weakly, so that this cache keeps no model alive.
-    """
+    """An attack's functions for one model, compiled for any number of images."""
 
     def __init__(self, attack: Attack, model, stop: bool):
-        reference = weakref.ref(model)
-
-        def call(images):
-            return logits_of(reference())(images)
+        call = logits_of(model)
 
         def start(state, numbers, seed, first):
             return retire(attack.model_copy(update=numbers).start(call, state, seed, first), stop)
@@ -181,20 +179,12 @@ class _AnyBatch:
         return function.get_concrete_function()
 
 
-_COMPILED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-
-
 def _compiled(attack: Attack, model, shape, stop: bool) -> tuple[_Compiled, dict]:
     """The attack's compiled functions, and the numbers to call them with."""
     numbers = {name: getattr(attack, name) for name in attack.varying if getattr(attack, name) is not None}
     key = (attack.model_copy(update=dict.fromkeys(numbers, 0.0)), shape, stop)
-    known = _COMPILED.setdefault(model, collections.OrderedDict())
-    if key not in known:
-        known[key] = _Compiled(key[0], model, stop)
-    known.move_to_end(key)
-    while len(known) > KEPT:
-        known.popitem(last=False)
-    return known[key], {name: tf.constant(value, tf.float32) for name, value in numbers.items()}
+    compiled = trace_of(model, ("attack", *key), lambda: _Compiled(key[0], model, stop))
+    return compiled, {name: tf.constant(value, tf.float32) for name, value in numbers.items()}
 
 
 class _Work:

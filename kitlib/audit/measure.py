@@ -19,7 +19,8 @@ from kitlib.base.settings import KitError, Settings, first_few, format_epsilon
 from kitlib.data import similarity
 from kitlib.evaluation import Accuracy, along
 from kitlib.models import Normalisation, as_pixels, predict_logits, softmax
-from kitlib.models.reading import Averaged, Target, straight_through
+from kitlib.models.bpda import Averaged, straight_through
+from kitlib.models.reading import Target
 
 BATCH = 128             # images at a time, if they are of 64 x 64 x 3; fewer of larger ones, so that memory holds them
 SMALLEST_BATCH = 8

@@ -16,7 +16,7 @@ import pydantic
 import tensorflow as tf
 
 from kitlib.base.settings import KitError, Settings, first_line, read_named
-from kitlib.models import float32_policy, in_float32
+from kitlib.models import exact_float32, in_float32
 from kitlib.models.wiring import image_shape
 
 
@@ -209,7 +209,7 @@ def wrap(model: keras.Model, defence: Defence, adaptive: bool = False, samples: 
     return _around(model, defence, draws=draws, fresh=True, adaptive=adaptive, seed=seed)
 
 
-@float32_policy()
+@exact_float32()
 def _around(model: keras.Model, defence: Defence, draws: int, **how) -> keras.Model:
     model = in_float32(model)
     shape = image_shape(model)

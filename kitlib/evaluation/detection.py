@@ -20,7 +20,7 @@ from kitlib.attacks.checks import check_images, check_model
 from kitlib.base.settings import KitError
 from kitlib.evaluation import defences
 from kitlib.evaluation.defences import Defence
-from kitlib.models import as_pixels, float32_policy, in_float32, predict_logits, softmax
+from kitlib.models import as_pixels, exact_float32, in_float32, predict_logits, softmax
 
 # Two of the kinds of squeezers that the paper joins (section V.C); its third, non-local means, takes longer than the
 # model itself and so is no choice for live use.
@@ -57,7 +57,7 @@ class Detector:
             raise KitError(f"the false-positive rate must lie between 0 and 1, not be {false_positive_rate}")
         images = np.asarray(images)
         scores = np.sort(self.score(images)[1])
-        check_model(self.model, as_pixels(images[:8]))
+        check_model(self.model, as_pixels(images[:8]).numpy())
         allowed = int(false_positive_rate * len(scores) + 1e-9)     # alarms; 0.07 x 100 is not quite 7
         return dataclasses.replace(self, threshold=float(scores[-1 - allowed]))
 
@@ -87,7 +87,7 @@ class Detector:
             object.__setattr__(self, "_model", _side_by_side(self.model, squeezed))
         return self.__dict__["_model"]
 
-    @float32_policy()
+    @exact_float32()
     def surrogate(self) -> keras.Model:
         """What an attacker who knows the detector differentiates: pixels to log-probabilities, N x (classes + 1),
         averaged over the image and its squeezed copies, with straight-through gradients (BPDA) for the squeezers.
@@ -137,7 +137,7 @@ def evade(detector: Detector, images, labels, attack: InBall, targets: int = 2, 
     return found, evaded
 
 
-@float32_policy()
+@exact_float32()
 def _side_by_side(model: keras.Model, squeezed: list[keras.Model]) -> keras.Model:
     pixels = keras.Input(model.input_shape[1:], name="pixels")
     for number, each in enumerate(squeezed):

@@ -98,8 +98,8 @@ def integrated_gradients(model: keras.Model, images, classes, baseline: float = 
 
 
 def _checked(model, images, classes):
-    model, images = in_float32(model), check_images(images, "images to explain")
-    known = check_model(model, images[:8])
+    images = check_images(images, "images to explain")
+    model, known = check_model(in_float32(model), images)
     return model, images, check_labels(classes, len(images), known, targeted=False, where="images to explain")
 
 

@@ -13,10 +13,11 @@ check_backend()     # before Keras is imported
 
 from kitlib.models.networks import BUILDERS, ModelSettings, build, normalisation_of, weights_file
 from kitlib.models.normalisation import IMAGENET, Normalisation
-from kitlib.models.precision import NARROW, copy_weights, float32_policy, in_float32
-from kitlib.models.predict import NOT_FINITE, as_pixels, predict_logits, softmax
+from kitlib.models.precision import NARROW, copy_weights, exact_float32, in_float32
+from kitlib.models.predict import as_pixels, predict_logits, softmax
+from kitlib.models.reading import NOT_FINITE, Target, pixels_to_logits, prepare
 from kitlib.models.saving import load, origin_of, save, with_origin
 
-__all__ = ["BUILDERS", "IMAGENET", "ModelSettings", "NARROW", "NOT_FINITE", "Normalisation", "as_pixels", "build",
-           "copy_weights", "float32_policy", "in_float32", "load", "normalisation_of", "origin_of", "predict_logits",
-           "save", "softmax", "weights_file", "with_origin"]
+__all__ = ["BUILDERS", "IMAGENET", "ModelSettings", "NARROW", "NOT_FINITE", "Normalisation", "Target", "as_pixels",
+           "build", "copy_weights", "exact_float32", "in_float32", "load", "normalisation_of", "origin_of",
+           "pixels_to_logits", "predict_logits", "prepare", "save", "softmax", "weights_file", "with_origin"]

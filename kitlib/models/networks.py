@@ -13,15 +13,15 @@ from keras import layers
 from kitlib.base.files import sha256
 from kitlib.base.places import data_folder
 from kitlib.base.settings import KitError, Settings, choose, first_line
-from kitlib.models.normalisation import IMAGENET, Normalisation
+from kitlib.models.normalisation import CAFFE, IMAGENET, Normalisation
+from kitlib.models.precision import exact_float32
 from kitlib.models.saving import with_origin
 
 # What each set of ImageNet weights in keras.applications was trained on (its preprocess_input).
 # "bgr" weights get their first kernel turned to RGB, so that every model here takes RGB pixels.
-_CAFFE = Normalisation(mean=(123.68 / 255, 116.779 / 255, 103.939 / 255), std=1 / 255)
 _IMAGENET_INPUT = {
-    "resnet50": (_CAFFE, "bgr"),
-    "vgg16": (_CAFFE, "bgr"),
+    "resnet50": (CAFFE, "bgr"),
+    "vgg16": (CAFFE, "bgr"),
     "mobilenet_v2": (Normalisation(mean=0.5, std=0.5), "rgb"),
     "densenet121": (IMAGENET, "rgb"),
 }
@@ -143,6 +143,7 @@ BUILDERS: dict[str, Callable] = {
 }
 
 
+@exact_float32()
 def build(settings: ModelSettings, input_shape: tuple[int, int, int], classes: int, seed: int | None = None):
     """A fresh Keras model: pixels of `input_shape` (H, W, C) in, float32 logits of `classes` out.
 

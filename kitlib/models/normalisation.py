@@ -49,3 +49,5 @@ class Normalisation(Settings):
 
 
 IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+# Of the first weights on ImageNet (ResNet-50, VGG-16): BGR less its mean; here in the order RGB.
+CAFFE = Normalisation(mean=(123.68 / 255, 116.779 / 255, 103.939 / 255), std=1 / 255)

@@ -2,15 +2,16 @@
 from __future__ import annotations
 
 import contextlib
-import weakref
 
 import keras
+import tensorflow as tf
 from keras import layers
 
-from kitlib.base.settings import KitError
+from kitlib.base.settings import KitError, first_line
+from kitlib.base.setup import KERAS, POLICY, keras_settings, set_keras
+from kitlib.models.traces import trace_of
 
 NARROW = ("float16", "bfloat16")
-_TWINS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()     # of mixed-precision models, in float32
 
 
 def in_float32(model):
@@ -22,23 +23,26 @@ def in_float32(model):
     parts = model._flatten_layers() if hasattr(model, "_flatten_layers") else []
     if all(part.compute_dtype in ("float32", None) for part in parts):
         return model
-    twin = _TWINS.get(model) or _TWINS.setdefault(model, _clone(model))
+    twin = trace_of(model, "in float32", lambda: _clone(model))
     copy_weights(model, twin)
     return twin
 
 
 @contextlib.contextmanager
-def float32_policy():
-    """Layers that are made inside compute in float32, whatever the global policy. Also a decorator."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")
+def exact_float32():
+    """What is made and computed inside is in float32, without TF32, channels last, whatever keras.json, a global policy
+    or the user's TensorFlow say; what was set before is set again after. Also a decorator."""
+    before, tf32 = keras_settings(keras), tf.config.experimental.tensor_float_32_execution_enabled()
+    set_keras(keras, {**KERAS, "dtype_policy": POLICY})
+    tf.config.experimental.enable_tensor_float_32_execution(False)
     try:
         yield
     finally:
-        keras.config.set_dtype_policy(before)
+        set_keras(keras, before)
+        tf.config.experimental.enable_tensor_float_32_execution(tf32)
 
 
-@float32_policy()
+@exact_float32()
 def _clone(model):
     def float32(layer):
         wide = {"dtype": "float32"} if isinstance(layer, layers.Layer) else {}     # a function has none
@@ -49,8 +53,8 @@ def _clone(model):
         narrow = [part.name for part in twin._flatten_layers() if part.compute_dtype in NARROW]
         if narrow:
             raise ValueError(f"of {', '.join(narrow)} Keras keeps the precision")
-    except (ValueError, TypeError, NotImplementedError) as error:
-        raise KitError(f"the model computes in less than float32 and cannot be rebuilt in it ({error}): "
+    except Exception as error:  # whatever a layer raises
+        raise KitError(f"the model does not compute in float32 and cannot be rebuilt in it ({first_line(error)}): "
                        "build it under the float32 policy and load its weights") from None
     return twin
 

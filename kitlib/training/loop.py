@@ -18,9 +18,9 @@ from kitlib.base.files import atomic_file, locked
 from kitlib.base.machine import choose_precision
 from kitlib.base.settings import KitError
 from kitlib.data import Dataset
-from kitlib.models.wiring import check_takes, outputs_of, refuse_probabilities
 from kitlib.training.batches import Examples, training_batches, validation_batches
 from kitlib.training.checkpoint import State, fingerprint_of, folder_of, resumed
+from kitlib.training.checks import check, class_counts, taking_pixels
 from kitlib.training.optimizers import optimizer_for
 from kitlib.training.precision import has_faster_twin, twin
 from kitlib.training.settings import TrainingSettings
@@ -30,7 +30,7 @@ OVERFITTING_FALL = 0.20
 _STATIC_CHUNK = 2048
 
 
-@models.float32_policy()
+@models.exact_float32()
 def train(
     model: keras.Model,
     dataset: Dataset,
@@ -44,7 +44,8 @@ def train(
 ) -> dict[str, list]:
     """Train `model` in place on the data set's "train" part; it ends up with the weights to keep.
 
-    model: float32 Keras model, pixels in, logits out; it stays float32 whatever the precision.
+    model: float32 Keras model, pixels in, logits out; it stays float32 whatever the precision. One whose first layers
+        take another range, such as EfficientNet's 0 to 255, is given that.
     folder: each training gets a folder of its own in there, named after what decides its outcome (settings,
         seed, data, network, baseline, the kit's code; of the first weights the seed or file that kitlib.models made
         them from, or the training before, so train two models of your own with the same layers in two folders), and
@@ -53,9 +54,10 @@ def train(
         its weights are put into `model`. So after a change another training begins, beside what was there.
     seed: of data order, augmentation, dropout and attacks (the initial weights are the model's).
     baseline: the model on which method static makes its adversarial images, and distilled's teacher.
-    callbacks: further Keras callbacks; `callback.model` is the Training model, its `network` the network. They do not
-        name the training. Where one sets `stop_training`, `model` gets the weights of the last whole epoch, and a later
-        call with a model of the same first weights goes on from there.
+    callbacks: further Keras callbacks; `callback.model` is the Training model, its `network` the network. Those that
+        save or restore the training are refused, as `folder` and the settings do that. They do not name the training.
+        Where one sets `stop_training`, `model` gets the weights of the last whole epoch, and a later call with a model
+        of the same first weights goes on from there.
     strategy: None takes all GPUs of this machine (batch_size is the global batch).
 
     Returns the history, lists with one entry an epoch: epoch, loss, accuracy and adversarial_accuracy
@@ -63,12 +65,13 @@ def train(
     catastrophic_overfitting (with a robust check), learning_rate, seconds, precision, kept (true for
     the epoch whose weights `model` now has). Accuracies are fractions.
 
-    Raises KitError for data that cannot be trained on, a model that is not in float32 or has losses of its own (such as
-    weight regularisers), a damaged checkpoint, a loss that is no longer a number, a full disk; what was on disk
-    before is still there.
+    Raises KitError for data that cannot be trained on, a model that is not in float32, that returns probabilities, has
+    nothing to train or losses of its own (such as regularisers), a damaged checkpoint, a loss that is no longer a
+    number, a full disk; what was on disk before is still there.
     """
-    strategy = strategy or _all_gpus()
-    _check(model, dataset, settings, baseline, strategy.num_replicas_in_sync)
+    strategy, given = strategy or _all_gpus(), model
+    check(model, dataset, settings, baseline, strategy.num_replicas_in_sync, callbacks)
+    model = taking_pixels(model, dataset)
     if settings.deterministic:
         keras.utils.set_random_seed(seed)  # determinism refuses unseeded random operations
         tf.config.experimental.enable_op_determinism()
@@ -87,7 +90,7 @@ def train(
             served.unlink()
         model.set_weights(state.kept)
     # What it is trained on next begins with these weights, not with those it was built with.
-    models.with_origin(model, {"training": folder.name})
+    models.with_origin(given, {"training": folder.name})
     return history_of(state.epochs, settings)
 
 
@@ -379,60 +382,10 @@ def _class_weights(dataset: Dataset, settings: TrainingSettings) -> np.ndarray |
     """Weights that give every class the same say and an average image the weight 1."""
     if not settings.class_weights:
         return None
-    counts = _class_counts(dataset)
+    counts = class_counts(dataset)
     return (counts.sum() / (len(counts) * counts)).astype(np.float32)
-
-
-def _class_counts(dataset: Dataset) -> np.ndarray:
-    return np.bincount(dataset.labels[dataset.split["train"]], minlength=len(dataset.class_names))
 
 
 def _all_gpus() -> tf.distribute.Strategy:
     many = len(tf.config.list_logical_devices("GPU")) > 1
     return tf.distribute.MirroredStrategy() if many else tf.distribute.get_strategy()
-
-
-def _check(model, dataset: Dataset, settings: TrainingSettings, baseline, replicas: int) -> None:
-    """Raises KitError where this training cannot work or would mislead."""
-    empty = [name for name, n in zip(dataset.class_names, _class_counts(dataset), strict=True) if n == 0]
-    if empty:
-        raise KitError(f"data '{dataset.name}': no training image of class {', '.join(map(repr, empty))}")
-    images = len(dataset.split["train"])
-    if settings.batch_size > images:
-        raise KitError(f"batch_size {settings.batch_size} is larger than the {images} training images of "
-                       f"'{dataset.name}': choose {images} or less")
-    if settings.batch_size % replicas:
-        raise KitError(f"batch_size {settings.batch_size} cannot be split evenly over {replicas} devices: choose a "
-                       f"multiple of {replicas}")
-    _check_network(model, dataset, "the model")
-    if any(part.compute_dtype in models.NARROW for part in model._flatten_layers()):
-        raise KitError("the model computes in less than float32: build it under the float32 policy; the setting "
-                       "`precision` says what it is trained in")
-    if model.losses:
-        raise KitError("the model has losses of its own (a regulariser, add_loss), which no method here adds to its "
-                       "loss: build it without them; the setting `weight_decay` does what an L2 regulariser is for")
-    if settings.method == "free" and None in model.input_shape[1:]:
-        raise KitError("method free keeps a perturbation for each pixel: build the model for images of "
-                       f"{dataset.images.shape[1:]}, not of {model.input_shape[1:]}")
-    if settings.needs_baseline and baseline is None:
-        what = {"static": "makes its images on a baseline", "distilled": "learns from a teacher"}[settings.method]
-        raise KitError(f"method {settings.method} {what}: train that first and pass it as `baseline`")
-    if settings.needs_baseline:
-        _check_network(baseline, dataset, "the baseline")
-    validated = len(dataset.split.get("validation", ())) > 0
-    needs = settings.keep == "best" or (settings.patience and settings.keep == "last")
-    if needs and not validated:
-        raise KitError(f"keep: best and patience judge by validation images, and '{dataset.name}' has none: "
-                       "give the split a validation part, or keep the last epoch")
-    check = settings.robust_check
-    if check and not len(dataset.split.get(check.part, ())):
-        raise KitError(f"robust_check: data '{dataset.name}' has no {check.part} images")
-
-
-def _check_network(model, dataset: Dataset, what: str) -> None:
-    check_takes(model, dataset.images.shape[1:])
-    outputs_of(model)
-    refuse_probabilities(model)
-    if model.output_shape[-1] != len(dataset.class_names):
-        raise KitError(f"{what} knows {model.output_shape[-1]} classes, data '{dataset.name}' has "
-                       f"{len(dataset.class_names)}")
