@@ -57,7 +57,7 @@ test-kitlib:
 	runs=$$(mktemp -d); trap 'rm -rf "$$runs"' EXIT; KITLIB_RUNS=$$runs $(BIN)/python -m pytest tests
 
 test-notebooks:
-	runs=$$(mktemp -d); trap 'rm -rf "$$runs"' EXIT; KITLIB_RUNS=$$runs $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
+	runs=$$(mktemp -d); trap 'rm -rf "$$runs"' EXIT; KITLIB_RUNS=$$runs $(BIN)/python -m pytest -p no:randomly --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
 
 lab: $(INSTALLED) ## JupyterLab, open on notebook 01
 	$(BIN)/jupyter lab notebooks/01_data_preparation.ipynb
@@ -76,9 +76,10 @@ bench: ## the benchmarks, side by side with their peers
 	$(BIN)/python -m benchmarks.attacks
 	$(BIN)/python -m benchmarks.training
 
+EXTRAS  := notebooks dicom download cluster test docs dev
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --upgrade
 lock: ## make both lock files anew from pyproject.toml (needs uv)
-	$(COMPILE) --extra test --extra download --extra cluster --output-file requirements.lock pyproject.toml
+	$(COMPILE) $(EXTRAS:%=--extra %) --output-file requirements.lock pyproject.toml
 	$(COMPILE) --all-extras --constraint requirements.lock --output-file requirements-peers.lock pyproject.toml
 
 clean: ## remove .venv (runs/ stays)
