@@ -68,8 +68,9 @@ publish: $(INSTALLED) ## copy results, audits and models of EXPERIMENT to figure
 notebooks: $(INSTALLED) ## run the notebooks and write their outputs into notebooks/
 	$(BIN)/python -m kitlib refresh
 
-docs: $(INSTALLED) ## a static site of the README, the executed notebooks and the figures, in site/
-	@$(BIN)/python -m kitlib docs
+docs: $(INSTALLED) ## the book, in docs/_build/html: course, results, guides and the Python interface
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo docs/_build/html/index.html
 
 bench: ## the benchmarks, side by side with their peers
 	@$(MAKE) --no-print-directory install LOCK=requirements-peers.lock
