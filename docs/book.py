@@ -116,7 +116,8 @@ def _gallery(docs: Path) -> str:
         found = json.loads(record.read_text(encoding="utf-8"))
         lines += [f"## {record.parent.name}", "", f"{found['experiment']['title']}.", ""]
         table = record.parent / "tables/paper.md"
-        lines += [table.read_text(encoding="utf-8"), ""] if table.exists() else []
+        rows = table.read_text(encoding="utf-8").splitlines() if table.exists() else []
+        lines += [*rows, ""] if len(rows) > 2 else []
         for report in sorted(record.parent.glob("audit/*/report.html")):
             place = report.relative_to(REPOSITORY).as_posix()
             lines += [f'<p><a href="{place}">The audit of the {report.parent.name} model</a></p>', ""]
@@ -208,6 +209,8 @@ def docstring_as_rst(app, what, name, obj, options, lines: list[str]) -> None:
     Paragraphs with lines that are indented differently, such as lists and code, are shown as they are.
     """
     paragraphs = [part.split("\n") for part in re.split(r"\n\s*\n", "\n".join(lines).strip("\n")) if part.strip()]
+    if what == "data":                  # Python's own text on its type
+        paragraphs = []
     told = []
     for paragraph in paragraphs:
         hanging = len({len(line) - len(line.lstrip()) for line in paragraph}) > 1 or paragraph[0].startswith(" ")

@@ -14,13 +14,14 @@ project = PROJECT["name"]
 author = "The kitlib authors"
 version = release = PROJECT["version"]
 language = "en"
+highlight_language = "none"
 html_title = project
 exclude_patterns = ["_build", "generated/*.md", "Thumbs.db", ".DS_Store"]
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx_copybutton", "sphinx_design"]
 
 nb_execution_mode = "off"           # the notebooks are committed with their outputs
 nb_merge_streams = True
-myst_enable_extensions = ["amsmath", "dollarmath", "colon_fence", "html_image"]
+myst_enable_extensions = ["amsmath", "dollarmath", "colon_fence", "deflist", "html_image"]
 myst_heading_anchors = 3
 myst_url_schemes = ["http", "https", "mailto"]
 
@@ -40,7 +41,8 @@ html_theme_options = {
     "use_issues_button": True,
     "launch_buttons": {"binderhub_url": "https://mybinder.org", "colab_url": "https://colab.research.google.com",
                        "notebook_interface": "jupyterlab"},
-    "show_toc_level": 2,
+    "show_toc_level": 1,
+    "navbar_persistent": [],        # the search is in the sidebar
     "home_page_in_toc": True,
 }
 html_extra_path = ["generated/extra"]
