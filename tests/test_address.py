@@ -1,4 +1,4 @@
-"""One place holds the repository's address: pyproject.toml. Links to Colab, Binder and the repository are made from it."""
+"""pyproject.toml holds the repository's address; links to Colab, Binder and the repository are made from it."""
 import json
 import re
 import tomllib
