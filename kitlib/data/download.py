@@ -90,9 +90,10 @@ class Archive:
             with files.folder_written_whole(self.place(folder)) as new, tarfile.open(archive) as opened:
                 for name, size in self.members.items():
                     member = opened.getmember(name)
-                    if not member.isreg() or member.size != size:
+                    source = opened.extractfile(member) if member.isreg() and member.size == size else None
+                    if source is None:
                         raise KeyError(name)
-                    with opened.extractfile(member) as source, open(new / Path(name).name, "wb") as target:
+                    with source, open(new / Path(name).name, "wb") as target:
                         shutil.copyfileobj(source, target)
         except (tarfile.TarError, KeyError, EOFError) as error:
             archive.unlink()
@@ -205,7 +206,7 @@ class Kaggle:
         found = sources.lung_below(got)
         pictures = [path for place in (found[1].values() if found else ()) for path in list_pictures(place)[0]]
         digest = hashlib.sha256("".join(sorted(map(files.sha256, pictures))).encode()).hexdigest()
-        if digest != self.digest:
+        if found is None or digest != self.digest:
             raise KitError(f"the download in {printable(got)} is not the data set that kitlib knows ({len(pictures):,} "
                            "pictures, their sha256 differs), and nothing was put into the data folder. "
                            f"{self.by_hand}; kitlib reads a changed one, too, and says so")
