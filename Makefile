@@ -57,7 +57,7 @@ test-kitlib:
 	runs=$$(mktemp -d); trap 'rm -rf "$$runs"' EXIT; KITLIB_RUNS=$$runs $(BIN)/python -m pytest tests
 
 test-notebooks:
-	runs=$$(mktemp -d); trap 'rm -rf "$$runs"' EXIT; KITLIB_RUNS=$$runs $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
+	runs=$$(mktemp -d); trap 'rm -rf "$$runs"' EXIT; KITLIB_RUNS=$$runs $(BIN)/python -m pytest -p no:randomly --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
 
 lab: $(INSTALLED) ## JupyterLab, open on notebook 01
 	$(BIN)/jupyter lab notebooks/01_data_preparation.ipynb
@@ -68,17 +68,19 @@ publish: $(INSTALLED) ## copy results, audits and models of EXPERIMENT to figure
 notebooks: $(INSTALLED) ## run the notebooks and write their outputs into notebooks/
 	$(BIN)/python -m kitlib refresh
 
-docs: $(INSTALLED) ## a static site of the README, the executed notebooks and the figures, in site/
-	@$(BIN)/python -m kitlib docs
+docs: $(INSTALLED) ## the book, in docs/_build/html: course, results, guides and the Python interface
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo docs/_build/html/index.html
 
 bench: ## the benchmarks, side by side with their peers
 	@$(MAKE) --no-print-directory install LOCK=requirements-peers.lock
 	$(BIN)/python -m benchmarks.attacks
 	$(BIN)/python -m benchmarks.training
 
+EXTRAS  := notebooks dicom download cluster test docs dev
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --upgrade
 lock: ## make both lock files anew from pyproject.toml (needs uv)
-	$(COMPILE) --extra test --extra download --extra cluster --output-file requirements.lock pyproject.toml
+	$(COMPILE) $(EXTRAS:%=--extra %) --output-file requirements.lock pyproject.toml
 	$(COMPILE) --all-extras --constraint requirements.lock --output-file requirements-peers.lock pyproject.toml
 
 clean: ## remove .venv (runs/ stays)
