@@ -132,7 +132,7 @@ def publish(arguments) -> int:
 
 def refresh(arguments) -> int:
     """Run the notebooks, then the solutions, with their defaults and write their outputs back into notebooks/."""
-    from kitlib.experiments.experiment import lessons, solutions
+    from kitlib.experiments.settings import lessons, solutions
 
     for notebook in lessons() + solutions():
         print(notebook.relative_to(NOTEBOOKS), flush=True)

@@ -7,7 +7,7 @@ from kitlib.base import files
 from kitlib.base.settings import KitError
 from kitlib.evaluation import Accuracy, Evaluation
 from kitlib.experiments import experiment, results, runs
-from kitlib.experiments.experiment import PaperFigure
+from kitlib.experiments.settings import PaperFigure
 
 FGSM = attacks.read({"name": "fgsm", "eps": "8/255"})
 

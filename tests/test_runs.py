@@ -1,10 +1,13 @@
 import json
+import random
 
+import numpy as np
 import pytest
 
 from kitlib.base import settings
+from kitlib.base.places import REPOSITORY
 from kitlib.base.settings import KitError
-from kitlib.experiments import experiment, runs
+from kitlib.experiments import experiment, headless, runs
 
 
 @pytest.fixture(autouse=True)
@@ -71,16 +74,20 @@ def test_all_runs_keep_their_checkpoints_in_one_place(tmp_path):
 
 
 def test_notebook_parameters_open_the_run():
-    notebook = {"experiment": "phantom_ct", "profile": "smoke", "seed": 4, "overrides": "", "epsilon": 1,
-                "In": ["", "experiment = 'digits_fgsm'", "# Parameters\nexperiment = 'phantom_ct'\nseed = 4\n"]}
-    run = runs.start(notebook)
+    run = runs.start("phantom_ct", "smoke", seed=4, overrides="")
+    drawn = random.random(), np.random.random()
     assert run.experiment.name == "phantom_ct" and run.seed == 4
+    runs.start("phantom_ct", "smoke", 4)
+    assert drawn == (random.random(), np.random.random())
 
 
-def test_a_misspelt_papermill_parameter_is_an_error():
-    notebook = {"experiment": "digits_fgsm", "profile": "smoke", "In": ["# Parameters\nprofil = 'full'\n"]}
-    with pytest.raises(KitError, match="unknown notebook parameter 'profil'; did you mean 'profile'"):
-        runs.start(notebook)
+def test_an_unknown_parameter_fails_before_the_notebook_runs(tmp_path):
+    """papermill alone would only warn, and run with the defaults."""
+    notebook, copy = REPOSITORY / "notebooks" / "01_data_preparation.ipynb", tmp_path / "copy.ipynb"
+    known = headless.execute(notebook, copy, {"profil": "full", "seed": 0})
+    assert known == "unknown notebook parameter 'profil'; did you mean 'profile'?"
+    assert headless.unknown({"epsilon": 1}, runs.PARAMETERS).endswith("known: experiment, profile, seed, overrides")
+    assert headless.unknown(dict.fromkeys(runs.PARAMETERS), runs.PARAMETERS) is None and not copy.exists()
 
 
 @pytest.mark.parametrize("name, slug", [("PGD 8/255", "pgd_8_255"), ("C&W L2", "c_w_l2"),

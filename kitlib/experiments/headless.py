@@ -1,13 +1,14 @@
 """One notebook through papermill, as the Snakefile runs it: alone in its place, ended with its parent, and with
 one line of news when it begins and when it ends.
 
-Usage: python -P kitlib/headless.py NOTEBOOK COPY LOG EXPERIMENT PROFILE SEED OVERRIDES
+Usage: python -P kitlib/experiments/headless.py NOTEBOOK COPY LOG EXPERIMENT PROFILE SEED OVERRIDES
 
 This file is run by its path and imports nothing of kitlib, because that would load TensorFlow, which only the
 notebook's own kernel needs.
 """
 import contextlib
 import ctypes
+import difflib
 import fcntl
 import json
 import os
@@ -67,6 +68,8 @@ def execute(notebook: Path, copy: Path, parameters: dict) -> str | None:
     but only as far as it could be written whole."""
     import papermill
 
+    if error := unknown(parameters, papermill.inspect_notebook(notebook)):
+        return error
     aside = copy.with_name(f".{copy.name}")
     aside.unlink(missing_ok=True)   # half of what was killed here
     try:
@@ -83,6 +86,16 @@ def execute(notebook: Path, copy: Path, parameters: dict) -> str | None:
             os.replace(aside, copy)
         aside.unlink(missing_ok=True)
     return None
+
+
+def unknown(parameters, known) -> str | None:
+    """What is wrong with parameters that a notebook does not have, which papermill only warns of; None of nothing."""
+    strange = sorted(set(parameters) - set(known))
+    if not strange:
+        return None
+    near = difflib.get_close_matches(strange[0], known, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known) or 'none'}"
+    return f"unknown notebook parameter '{strange[0]}'; {hint}"
 
 
 def is_whole(notebook: Path) -> bool:

@@ -11,9 +11,9 @@ from kitlib import audit, plots
 from kitlib.base.files import atomic_folder, read_json, write_json
 from kitlib.base.settings import KitError
 from kitlib.experiments import experiment, pretrained, results
-from kitlib.experiments.experiment import lessons
 from kitlib.experiments.results import Results
 from kitlib.experiments.runs import Run
+from kitlib.experiments.settings import lessons
 
 LARGEST = 2 * 2**20     # bytes of a record, table, picture or report that is copied
 

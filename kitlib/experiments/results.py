@@ -13,8 +13,8 @@ from kitlib.base.machine import environment
 from kitlib.base.settings import KitError, Settings
 from kitlib.data import Dataset
 from kitlib.evaluation import Evaluation, Measured, cell, confusion, recalls
-from kitlib.experiments.experiment import ComparisonSettings, Experiment, PaperFigure
 from kitlib.experiments.runs import Run, fingerprint_of
+from kitlib.experiments.settings import ComparisonSettings, Experiment, PaperFigure
 
 
 class UnderAttack(Measured):
@@ -260,7 +260,8 @@ def paper_table(results: Results) -> pd.DataFrame:
 
 
 def comparison_table(records: dict[str, dict], comparison: ComparisonSettings) -> pd.DataFrame:
-    """One row a compared model, all as text. records: as kitlib.experiments.comparison.judged gives them, by compared_model.
+    """One row a compared model, all as text. records: as kitlib.experiments.comparison.judged
+    gives them, by name.
 
     Accuracies in per cent, clean and worst case with their 95 % interval; of attacks without an epsilon the mean
     distance over the images that they turned, and their success rate; costs as times the baseline's.

@@ -16,7 +16,7 @@ from kitlib.base.places import runs_folder
 from kitlib.base.settings import KitError, slug
 from kitlib.data import Dataset, DataSettings
 from kitlib.experiments import experiment as experiments
-from kitlib.experiments.experiment import Experiment
+from kitlib.experiments.settings import Experiment
 from kitlib.training import TrainingSettings
 
 # Which notebook makes what: for the message when something is missing.
