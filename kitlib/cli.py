@@ -81,7 +81,7 @@ def _print_aggregate(found, folder: Path) -> None:
     from kitlib.experiments import sweeps
 
     print(f"\n{sweeps.heading(found)}\n{folder}\n{sweeps.LEGEND}\n")
-    print(sweeps.accuracy_table(found).to_string(index=False))
+    print(sweeps.accuracy_table(found.groups).to_string(index=False))
     for missing in found.missing:
         print(f"missing: {missing}")
 

@@ -76,7 +76,7 @@ def _of_paper(name: str) -> list[str]:
 
 def config_of(jobs: list[Job]) -> dict:
     """What the Snakefile needs to know to make these runs; its head explains the keys."""
-    config: dict = {"targets": [], "experiments": {}, "overrides": {}, "data": {}}
+    config: dict = {"targets": [], "experiments": {}, "overrides": {}, "data": {}, "settings": {}}
     for job in jobs:
         name, folder = job.run.experiment.name, job.run.folder.relative_to(runs.runs_folder())
         further = [f"records/{notebook}.json" for notebook in job.run.experiment.notebooks]
@@ -88,6 +88,7 @@ def config_of(jobs: list[Job]) -> dict:
         if job.overrides:
             config["overrides"][str(folder.parent)] = json.dumps(job.overrides, ensure_ascii=False, sort_keys=True)
         if str(folder.parent) not in config["data"]:    # the same for every seed
+            config["settings"][str(folder.parent)] = job.run.fingerprint
             config["data"][str(folder.parent)] = state_of(job.run.experiment.data) + _state_of_weights(job)
     return config
 

@@ -29,7 +29,7 @@ def main() -> int:
 
     def say(news: str) -> None:
         changed = ", changed" if parameters["overrides"] else ""
-        who = f"{Path(parameters['experiment']).stem}, {parameters['profile']}{changed}, seed {parameters['seed']}"
+        who = f"{name_of(parameters['experiment'])}, {parameters['profile']}{changed}, seed {parameters['seed']}"
         print(time.strftime("%H:%M:%S"), f"{who}: {notebook.stem} {news}", file=terminal, flush=True)
 
     terminal = os.fdopen(os.dup(2), "w")
@@ -68,11 +68,11 @@ def execute(notebook: Path, copy: Path, parameters: dict) -> str | None:
     but only as far as it could be written whole."""
     import papermill
 
-    if error := unknown(parameters, papermill.inspect_notebook(notebook)):
-        return error
     aside = copy.with_name(f".{copy.name}")
     aside.unlink(missing_ok=True)   # half of what was killed here
     try:
+        if error := parameters and unknown(parameters, papermill.inspect_notebook(notebook)):
+            return error
         papermill.execute_notebook(
             notebook, aside, parameters, kernel_name="python3", progress_bar=False, log_output=True,
             stdout_file=sys.stdout, stderr_file=sys.stderr)
@@ -96,6 +96,11 @@ def unknown(parameters, known) -> str | None:
     near = difflib.get_close_matches(strange[0], known, n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known) or 'none'}"
     return f"unknown notebook parameter '{strange[0]}'; {hint}"
+
+
+def name_of(experiment: str) -> str:
+    """Of an experiment that is given by its name, which may hold dots, or as a YAML file."""
+    return Path(experiment).stem if experiment.endswith((".yaml", ".yml")) else experiment
 
 
 def is_whole(notebook: Path) -> bool:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from kitlib import audit, plots
 from kitlib.base.files import atomic_folder, read_json, write_json
+from kitlib.base.places import NOTEBOOKS
 from kitlib.base.settings import KitError
 from kitlib.experiments import experiment, pretrained, results
 from kitlib.experiments.results import Results
 from kitlib.experiments.runs import Run
-from kitlib.experiments.settings import lessons
 
 LARGEST = 2 * 2**20     # bytes of a record, table, picture or report that is copied
 
@@ -60,7 +60,7 @@ def _finished(run: Run) -> Results:
 
 def _copy(run: Run, folder: Path, fingerprint: str) -> dict[str, str]:
     """Copy what is small and up to date; returns what was left out, and why."""
-    left_out, stale = {}, _lessons_of_other_settings(run, fingerprint)
+    left_out, stale = {}, _owned_by_stale_records(run, fingerprint)
     for path in _files(run):
         name = str(path.relative_to(run.folder))
         if path.stat().st_size > LARGEST:
@@ -89,11 +89,17 @@ def _is_of(record, fingerprint: str) -> bool:
     return isinstance(record, dict) and record.get("fingerprint") == fingerprint
 
 
-def _lessons_of_other_settings(run: Run, fingerprint: str) -> str:
-    """The text of the notebooks whose record in the run is left out."""
-    records = {lesson: run.path(f"records/{lesson.stem}.json") for lesson in lessons()}
-    return "".join(lesson.read_text(encoding="utf-8") for lesson, record in records.items()
-                   if record.exists() and not _is_of(read_json(record), fingerprint))
+def _owned_by_stale_records(run: Run, fingerprint: str) -> str:
+    """The names of the files of the records that are left out, as each of them lists them. Of a record that lists none
+    the text of its notebook, where they are named."""
+    named = []
+    for path in sorted(run.folder.glob("records/[!.]*.json")):
+        record, lesson = read_json(path), NOTEBOOKS / f"{path.stem}.ipynb"
+        if isinstance(record, dict) and not _is_of(record, fingerprint):
+            listed = record.get("files")
+            named.append("\n".join(map(str, listed)) if isinstance(listed, list)
+                         else lesson.read_text(encoding="utf-8") if lesson.is_file() else "")
+    return "\n".join(named)
 
 
 def _names(text: str, name: str) -> bool:

@@ -38,9 +38,9 @@ def _run(found: results.Results) -> str:
 
 
 def _sweep(found: sweeps.Aggregate) -> str:
-    table = sweeps.paper_table(found)
+    table = sweeps.paper_table(found.groups)
     if table.empty:
-        table = sweeps.accuracy_table(found)
+        table = sweeps.accuracy_table(found.groups)
         table = table[table["under"].isin([row for group in found.groups for row in group.headline])]
     return f"**{sweeps.heading(found)}**\n\n{sweeps.LEGEND}\n\n{as_markdown(table)}"
 

@@ -22,6 +22,7 @@ AttackOfAnyKind = Annotated[
 
 
 PAPER_DATA = {"A": "cifar10", "B": "iq_othnccd"}
+PAPER_IMAGES = {"A": 10_000, "B": 160}      # test images: CIFAR-10's, and those of paper B's authors' public notebook
 RESERVED = ("clean", "combined", "worst case")      # what figures of a paper may name beside attacks
 
 
@@ -82,7 +83,9 @@ class PaperFigure(Settings):
     "combined" (all as-published attacks together) or "worst case" (per image, the as-defined ones up to the
     headline's epsilon).
     `flaw`: what in the protocol the figure may come from; `control` isolates it, as the measurement with the
-    flaw alone and no attack, or with the flaw removed (`control_is`).
+    flaw alone and no attack, or with the flaw removed (`control_is`). `rivals`: other explanations, each with the
+    attack of the suite that measures it, or null where it was not tried. `paper_images`: how many images the figure
+    stands for, where other than the experiment says.
     """
 
     id: str
@@ -93,12 +96,23 @@ class PaperFigure(Settings):
     flaw: str | None = None
     control: str | None = None
     control_is: Literal["flaw alone", "flaw removed"] | None = None
+    rivals: dict[str, str | None] = {}
+    paper_images: int | None = pydantic.Field(default=None, ge=1)
 
     @pydantic.model_validator(mode="after")
     def _flaw_has_its_control(self):
         if len({self.flaw is None, self.control is None, self.control_is is None}) > 1:
             raise ValueError("flaw, control and control_is belong together: give all three or none")
         return self
+
+    def named(self) -> list[str]:
+        """The attacks that it names."""
+        named = (self.attack, self.as_defined, self.control, *self.rivals.values())
+        return [name for name in named if name is not None]
+
+    def asks(self) -> dict:
+        """What has to be measured for it; a record without it does not answer the figure."""
+        return self.model_dump(exclude={"flaw", "rivals", "paper_images"})
 
 
 class EvaluationSettings(Settings):
@@ -198,6 +212,8 @@ class Experiment(Settings):
     """One experiment in one profile, everything resolved.
 
     claimed_images: how many images others say the data set has: {who: count}.
+    paper_images: how many test images the paper's figures stand for (None: as PAPER_IMAGES says). margin: by how many
+        points a measurement may differ from a figure of the paper and still be compatible with it; stated beforehand.
     notebooks: those from 06 on that a batch runs after notebook 05, by their names without .ipynb.
     compared_models: the models that notebooks 08 and 10 compare, judged as `comparison` says.
     """
@@ -215,6 +231,8 @@ class Experiment(Settings):
     evaluation: EvaluationSettings
     paper_figures: tuple[PaperFigure, ...] = ()
     claimed_images: dict[str, int] = {}
+    paper_images: int | None = pydantic.Field(default=None, ge=1)
+    margin: float = pydantic.Field(default=3.0, gt=0, le=100)
     notebooks: tuple[str, ...] = ()
     choices: dict[str, str] = {}
     comparison: ComparisonSettings | None = None
@@ -270,8 +288,8 @@ class Experiment(Settings):
         if twice := sorted({name for name in ids if ids.count(name) > 1}):
             raise ValueError(f"paper figure '{twice[0]}' stands twice")
         for figure in self.paper_figures:
-            for name in (figure.attack, figure.as_defined, figure.control):
-                if name is not None and name not in known:
+            for name in figure.named():
+                if name not in known:
                     raise ValueError(f"paper figure '{figure.id}' names attack '{name}'{suggestion(name, known)}")
         self._check_compared_models()
         self._check_normalisation()
