@@ -114,11 +114,13 @@ def _print_results(run) -> None:
 
 
 def publish(arguments) -> int:
-    """Copy what runs have found to figures/, and make the papers' figures and the README's tables from all of it."""
+    """Copy what runs have found to figures/, and make the papers' figures, RESULTS.md and the README's numbers from all
+    of it."""
+    from kitlib import plots
     from kitlib.base import files
-    from kitlib.experiments import batch, publication, readme
+    from kitlib.experiments import batch, documents, first_look, publication
 
-    figures, path = REPOSITORY / "figures", REPOSITORY / "README.md"
+    figures = REPOSITORY / "figures"
     for job in batch.jobs_for(arguments.experiments, arguments.profile, arguments.seed):
         found = publication.publish(job.run, figures)
         print(f"{found.folder}: {found.bytes / 1e6:.1f} MB")
@@ -126,7 +128,10 @@ def publish(arguments) -> int:
             print(f"  left out: {what}: {why}")
     for drawn in publication.draw_papers(figures):
         print(drawn)
-    files.write_text(path, readme.fill_in(path.read_text(encoding="utf-8"), figures))
+    if not (figures / "first_look.png").exists():
+        plots.keep(first_look.draw(figures), figures / "first_look.png")
+    for path in (REPOSITORY / name for name in documents.FILES):
+        files.write_text(path, documents.fill_in(path.read_text(encoding="utf-8"), figures))
     return 0
 
 

@@ -199,11 +199,14 @@ def read(path: Path) -> Results:
         return Results.read(content, str(path))
     stands_in = any(isinstance(entry, dict) and entry.get("verdict") is None for entry in content["paper"])
     found = Results.read(content | {"paper": ()}, str(path))
-    return _judged_anew(found, found.experiment, stands_in, path)
+    return judged_anew(found, found.experiment, stands_in, path)
 
 
-def _judged_anew(found: Results, experiment: dict, stands_in: bool, path: Path) -> Results:
-    """Results with today's verdicts, made from their numbers: in older records they meant something else."""
+def judged_anew(found: Results, experiment: dict, stands_in: bool, path: Path | str) -> Results:
+    """Results with the verdicts that their numbers give for the figures of `experiment` (as a record holds it).
+
+    path: of the record, for the message. Raises KitError where the experiment names what was not measured.
+    """
     try:
         paper = paper_entries(experiment, found.models, stands_in)
     except (AttributeError, KeyError, TypeError) as error:
@@ -225,7 +228,7 @@ def of_run(run: Run, path: Path | None = None) -> Results:
     if not _answers(found, run):
         raise KitError(f"{path} belongs to other settings than experiment '{run.experiment.name}' has now: run its "
                        "notebooks again")
-    return _judged_anew(found, run.experiment.model_dump(mode="json"), run.experiment.stands_in, path)
+    return judged_anew(found, run.experiment.model_dump(mode="json"), run.experiment.stands_in, path)
 
 
 def answers(run: Run, path: Path) -> bool:

@@ -35,7 +35,7 @@ class PaperEntry(Settings):
     paper_images: how many images the figure stands for. margin: in points. images: how many as_published stands for.
     one_answer: whether the model gave nearly all of them the same answer. mechanism, control, control_is: what the
     figure may come from, and the measurement that isolates it. rivals: other explanations, by name, with what was
-    measured of them (None: not tried). verdict, difference (interval, in points), why: of this run alone; verdict is
+    measured of them (None: not tried). verdict, difference (interval, in points), explained_by, why: of this run alone; verdict is
     None where the run stands in for the paper's data and cannot judge the figure.
     """
 
@@ -54,6 +54,7 @@ class PaperEntry(Settings):
     rivals: dict[str, Measured | None] = {}
     verdict: Kind | None = None
     difference: tuple[float, float] | None = None
+    explained_by: str | None = None
     why: str = ""
 
 
