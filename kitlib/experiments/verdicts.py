@@ -35,8 +35,8 @@ class PaperEntry(Settings):
     paper_images: how many images the figure stands for. margin: in points. images: how many as_published stands for.
     one_answer: whether the model gave nearly all of them the same answer. mechanism, control, control_is: what the
     figure may come from, and the measurement that isolates it. rivals: other explanations, by name, with what was
-    measured of them (None: not tried). verdict, difference (interval, in points), explained_by, why: of this run alone; verdict is
-    None where the run stands in for the paper's data and cannot judge the figure.
+    measured of them (None: not tried). verdict, difference (interval, in points), explained_by, why: of this run alone;
+    verdict is None where the run stands in for the paper's data and cannot judge the figure.
     """
 
     id: str
