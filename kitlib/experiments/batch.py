@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -113,9 +114,24 @@ def run(config: dict, how: How) -> int:
     with locked(folder, "batch") as lock:
         write_json(folder / "batch.json", config)
         date_back({(folder / target).parent for target in config["targets"] if target.endswith("results.json")})
+        progress = folder / ".progress"     # to which headless.py adds a line for each notebook that has ended
+        progress.unlink(missing_ok=True)
+        environment = _environment() | {"KITLIB_PROGRESS": f"{_planned(folder, how)} {time.time():.0f} {progress}"}
         # With the lock in its hands Snakemake holds the folder even if it should outlive this process.
-        status = subprocess.run(_command(config, folder, how), env=_environment(), pass_fds=[lock.fileno()]).returncode
+        status = subprocess.run(_command(config, folder, how), env=environment, pass_fds=[lock.fileno()]).returncode
         return status if status >= 0 else 128 - status
+
+
+def _planned(folder: Path, how: How) -> int:
+    """How many notebooks Snakemake would run now; 0 where it cannot tell, or none is to be run."""
+    if how.dry or how.touch:
+        return 0
+    told = subprocess.run([*_snakemake(folder, "all"), "--dry-run", "--quiet", "rules"], env=_environment(), text=True,
+                          capture_output=True)
+    if told.returncode:
+        return 0
+    counts = dict(re.findall(r"^(\w+) +(\d+)$", f"{told.stdout}\n{told.stderr}", flags=re.M))
+    return int(counts.get("total", 0)) - int(counts.get("all", 0))
 
 
 def out_of_date(config: dict) -> set[Path]:

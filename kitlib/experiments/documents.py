@@ -1,6 +1,7 @@
 """What README.md and RESULTS.md show of the records in figures/: their tables, and the numbers in their prose."""
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from kitlib.base.files import read_json
 from kitlib.base.settings import KitError, choose, format_epsilon, suggestion
 from kitlib.experiments import evidence, experiment, results, sweeps, verdicts
 from kitlib.experiments.results import Results, as_markdown
-from kitlib.experiments.settings import ComparisonSettings, Experiment, within
+from kitlib.experiments.settings import ComparisonSettings, Experiment, lessons, within
 
 FILES = ("README.md", "RESULTS.md")
 ATTRIBUTION = ("CT slices: Alyasriy and Al-Huseiny, *The IQ-OTH/NCCD lung cancer dataset*, Mendeley Data, "
@@ -71,7 +72,8 @@ def _claim(name: str, entries: dict[int, verdicts.PaperEntry]) -> dict:
 
 
 def _standard(entry: verdicts.PaperEntry) -> str:
-    return "" if entry.defined_by == "clean" else f"{entry.defined_by}: {verdicts.cell(entry.as_defined)}"
+    named = "worst case, untargeted" if entry.defined_by == "worst case" else entry.defined_by
+    return "" if named == "clean" else f"{named}: {verdicts.cell(entry.as_defined)}"
 
 
 def _mechanism(entry: verdicts.PaperEntry) -> str:
@@ -152,7 +154,7 @@ def _worst_case(figures: Path, name: str, model: str) -> dict:
     suite = Experiment.read(found.experiment, name).attacks.as_defined
     return {"eps": format_epsilon(suite[headline].eps),
             "worst case": _accuracy(found.models[model].worst_case.model_dump()),
-            "attacks": f"no audit; {', '.join(within(suite, headline))}; no targeted attack, so the true one is lower",
+            "attacks": f"no audit; {', '.join(within(suite, headline))}; no targeted attack, which may lower it",
             "verdict of the audit": ""}
 
 
@@ -194,6 +196,23 @@ def commands(figures: Path, _: str) -> str:
     rows += [{"table": f"sweep `{path.parent.name}`", "command": f"`make sweep FILE={path.parent.name}`"}
              for path in sorted(figures.glob("sweeps/*/aggregate.json"))]
     return _table(rows)
+
+
+def course(figures: Path, _: str) -> str:
+    """The notebooks, each with the question and the time that its first cell says."""
+    return _table([_lesson(path) for path in lessons()])
+
+
+def _lesson(path: Path) -> dict:
+    first = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
+    parts = {part: re.search(pattern, first) for part, pattern in {
+        "title": r"^# \d+ · (.+)", "question": r"\*\*Question\.\*\* ([^\n]+)",
+        "takes": r"\*\*Takes\*\* (.+?)(?: with the defaults[^.]*| on two cores[^.]*|, [^.]*)?\.(?=\s|$)"}.items()}
+    if missing := [part for part, found in parts.items() if not found]:
+        raise KitError(f"{path}: its first cell has no {missing[0]}: it must begin with '# 1 · Title', and have "
+                       "**Question.** and **Takes**")
+    return {"notebook": f"[{path.name[:2]} {parts['title'][1]}](notebooks/{path.name})",
+            "question": parts["question"][1], "takes": parts["takes"][1]}
 
 
 # --- single numbers
@@ -240,4 +259,4 @@ def _accuracy(found: dict) -> str:
 MAKERS: dict[str, Callable[[Path, str], str]] = {
     "claims": claims, "deviations": deviations, "results": run, "accuracies": accuracies, "sweep": sweep,
     "comparison": comparison, "worst": worst, "worsts": worsts, "picture": picture, "compute": compute,
-    "commands": commands, "value": value, "minutes": minutes, "verdicts": verdict}
+    "commands": commands, "notebooks": course, "value": value, "minutes": minutes, "verdicts": verdict}
