@@ -113,7 +113,7 @@ def main() -> int:
 
 
 def _check_it_is_the_repository(arguments) -> None:
-    """Everything but the audit of a file and the fetching of data works on the notebooks, experiments and figures of the repository."""
+    """Everything but the audit of a file and the fetching of data works on what the repository holds."""
     if not (is_clone() or getattr(arguments, "file", None) or getattr(arguments, "anywhere", False)):
         raise KitError(f"{REPOSITORY} holds no notebooks, as kitlib runs from its repository: clone it and install it "
                        "from there with pip install -e .")
