@@ -95,6 +95,20 @@ def test_seeds_of_the_same_settings_are_evidence_together(tmp_path):
     assert documents.claims(tmp_path, "A").count("no record") == len(experiment.of_paper("A")) - 1
 
 
+def test_controls_and_rival_readings_are_shown_where_they_were_measured(tmp_path):
+    assert "No record of such controls" in documents.controls(tmp_path, "A")
+    record = files.read_json(FIGURES / "cifar10_exp2/results.json")
+    half = {"accuracy": 0.5, "correct": 2, "count": 4}
+    found = {"clean": half, "attack": "FGSM", "random label": {"names the random label": half},
+             "readings": {"1": {"sign flipped": {"pixels in 0 to 255": half}}}}
+    files.write_json(tmp_path / "cifar10_exp2/results.json", record)
+    files.write_json(tmp_path / "cifar10_exp2/records/controls.json", {"models": {"defended": found}})
+    shown = documents.controls(tmp_path, "A")
+    assert "| `cifar10_exp2/defended` | random label / names the random label | 50.0 % (2 of 4) |" in shown
+    assert "| `cifar10_exp2/defended` | 1 | sign flipped | 50.0 |" in shown and shown.count("</details>") == 1
+    assert "No record of such controls" in documents.controls(tmp_path, "B")
+
+
 def test_a_number_in_prose_is_that_of_its_record(tmp_path):
     accuracy = {"accuracy": 0.75, "correct": 3, "count": 4}
     files.write_json(tmp_path / "run" / "leak.json", {"on grey": {"defended": accuracy}, "contenders": {"a": accuracy}})

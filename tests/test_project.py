@@ -3,6 +3,7 @@ import ast
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from kitlib import cli
 from kitlib.base.places import REPOSITORY
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
@@ -95,6 +97,16 @@ def test_the_house_stays_small():
         assert sum(lines.values()) <= most, f"{folder} has {sum(lines.values())} lines"
         if folder == "kitlib":
             assert {file.name: number for file, number in lines.items() if number > LONGEST_FILE} == {}
+
+
+def test_every_verb_shows_an_example_that_its_options_take():
+    parser = cli._parser()
+    verbs = next(action.choices for action in parser._actions if isinstance(action.choices, dict))
+    assert set(verbs) == set(cli.EXAMPLES)
+    for name, verb in verbs.items():
+        assert f"example: {cli.EXAMPLES[name]}" in " ".join(verb.format_help().split())
+        asked = parser.parse_args(shlex.split(cli.EXAMPLES[name])[1:])
+        assert callable(asked.function)
 
 
 def test_no_paths_of_a_machine_are_tracked():

@@ -93,6 +93,34 @@ def deviations(figures: Path, letter: str) -> str:
                    for (what, why), names in rows.items()])
 
 
+def controls(figures: Path, letter: str) -> str:
+    """The controls that were measured on the published networks of a paper (records/controls.json): what isolates a
+    mechanism, and behind a fold the rival readings of the paper's figures by what epsilon may be measured in."""
+    rows, readings = [], []
+    for path in sorted(figures.glob("[!.]*/records/controls.json")):
+        name = path.parts[-3]
+        if _read(figures, name).experiment["paper"] != letter:
+            continue
+        for model, found in read_json(path)["models"].items():
+            rows += [{"network": f"`{name}/{model}`", "control": " / ".join(what), "accuracy or share": _accuracy(each)}
+                     for what, each in _accuracies_in({key: each for key, each in found.items() if key != "readings"})]
+            readings += [{"network": f"`{name}/{model}`", "epsilon": size, "reading": reading,
+                          **{unit: f"{100 * each['accuracy']:.1f}" for unit, each in by_unit.items()}}
+                         for size, of_one in found.get("readings", {}).items() for reading, by_unit in of_one.items()]
+    if not rows:
+        return "\nNo record of such controls is published yet.\n"
+    fold = _table(readings, "<details><summary>Accuracy in per cent under each reading, by what epsilon is measured in"
+                            "</summary>\n\n") + "\n</details>\n" if readings else ""
+    return _table(rows) + fold
+
+
+def _accuracies_in(found: dict, above: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], dict]]:
+    """Every accuracy in nested mappings, by its keys."""
+    inner = {(*above, key): each for key, each in found.items() if isinstance(each, dict)}
+    return [pair for keys, each in inner.items()
+            for pair in ([(keys, each)] if "accuracy" in each else _accuracies_in(each, keys))]
+
+
 # --- accuracies
 
 def run(figures: Path, name: str) -> str:
@@ -257,6 +285,6 @@ def _accuracy(found: dict) -> str:
 
 
 MAKERS: dict[str, Callable[[Path, str], str]] = {
-    "claims": claims, "deviations": deviations, "results": run, "accuracies": accuracies, "sweep": sweep,
-    "comparison": comparison, "worst": worst, "worsts": worsts, "picture": picture, "compute": compute,
-    "commands": commands, "notebooks": course, "value": value, "minutes": minutes, "verdicts": verdict}
+    "accuracies": accuracies, "claims": claims, "commands": commands, "comparison": comparison, "compute": compute,
+    "controls": controls, "deviations": deviations, "minutes": minutes, "notebooks": course, "picture": picture,
+    "results": run, "sweep": sweep, "value": value, "verdicts": verdict, "worst": worst, "worsts": worsts}
