@@ -269,7 +269,7 @@ def test_a_batch_runs_this_kitlib_on_the_data_that_it_was_asked_for(tmp_path, mo
     monkeypatch.setenv("KITLIB_DATA", "my data")
     monkeypatch.setenv("PYTHONPATH", str(other.parent))
     environment = batch._environment()
-    assert environment["KITLIB_DATA"] == str(tmp_path / "my data")
+    assert environment["KITLIB_DATA"] == str(REPOSITORY / "my data")     # from the repository, wherever it is run
     code = "import importlib.util; print(importlib.util.find_spec('kitlib').origin)"
     found = subprocess.run([sys.executable, "-c", code], env=environment, text=True, capture_output=True)
     assert found.stdout.strip() == str(REPOSITORY / "kitlib/__init__.py")

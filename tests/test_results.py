@@ -117,7 +117,7 @@ def test_the_verdict_of_one_run_says_what_was_measured_and_that_one_seed_is_too_
                          control_is="flaw alone", flaw="the clamp", rivals={"sign flipped": None})
     entry = results.judge_figure(figure, {"baseline": model(950, 450, 450)}, stands_in=False, paper_images=1000)
     assert entry.verdict == "inconclusive" and entry.paper_images == entry.images == 1000
-    assert "+0.0 points [-4.3, +4.3], margin 3, 1 seed" in entry.why
+    assert "+0.0 points [-4.4, +4.4], margin 3, 1 seed" in entry.why
     assert "the clamp (flaw alone): 45.0 %; rivals: sign flipped not tried" in entry.why
 
 

@@ -36,7 +36,7 @@ def fill_in(text: str, figures: Path) -> str:
 
 
 def _read(figures: Path, name: str) -> Results:
-    return evidence.as_asked_today(results.read(figures / name / "results.json"))
+    return evidence.record(figures / name / "results.json")
 
 
 def _table(rows: list[dict] | pd.DataFrame, heading: str = "") -> str:

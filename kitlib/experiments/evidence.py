@@ -1,6 +1,7 @@
 """What the published records say of a paper's figures, over all seeds that there are."""
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from kitlib.base.settings import KitError
@@ -29,13 +30,25 @@ def _by_seed(name: str, figures: Path) -> dict[int, Results]:
     path = figures / name / "results.json"
     if not path.exists():
         return {}
-    first = as_asked_today(results.read(path))
+    first = record(path)
     found = {first.seed: first}
     for path in sorted(figures.glob(f"sweeps/*/records/{name}/*/seed*.json")):
-        other = as_asked_today(results.read(path))
+        other = record(path)
         if other.profile == first.profile and _settings(other) == _settings(first):
             found.setdefault(other.seed, other)
     return dict(sorted(found.items()))
+
+
+def record(path: Path) -> Results:
+    """A published results.json, see `as_asked_today`; read once as long as the file does not change."""
+    if not path.exists():
+        raise KitError(f"there is no record {path}: `kitlib publish` makes it of a finished run")
+    return _record(path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _record(path: Path, _changed: int) -> Results:
+    return as_asked_today(results.read(path))
 
 
 def _settings(found: Results) -> str:
