@@ -116,7 +116,9 @@ def run(config: dict, how: How) -> int:
         date_back({(folder / target).parent for target in config["targets"] if target.endswith("results.json")})
         progress = folder / ".progress"     # to which headless.py adds a line for each notebook that has ended
         progress.unlink(missing_ok=True)
-        environment = _environment() | {"KITLIB_PROGRESS": f"{_planned(folder, how)} {time.time():.0f} {progress}"}
+        if planned := _planned(folder, how):
+            print(f"{planned} notebooks to run; each leaves its executed copy and its log in {folder}", flush=True)
+        environment = _environment() | {"KITLIB_PROGRESS": f"{planned} {time.time():.0f} {progress}"}
         # With the lock in its hands Snakemake holds the folder even if it should outlive this process.
         status = subprocess.run(_command(config, folder, how), env=environment, pass_fds=[lock.fileno()]).returncode
         return status if status >= 0 else 128 - status
