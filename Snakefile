@@ -8,8 +8,10 @@
 #   experiments  name -> YAML file, for those that lie outside notebooks/experiments
 #   overrides    "<experiment>/<profile>+<hash>" -> the changes that this hash stands for
 #   data         "<experiment>/<profile>" -> the state of the files that its data are read from, where it needs any
+#   settings     "<experiment>/<profile>" -> the fingerprint of all that it says
 #
-# KITLIB_RUNS (default runs/) is where runs lie.
+# KITLIB_RUNS (default runs/) is where runs lie. A notebook is out of date where itself, its experiment, its data, the
+# locked packages or the code of kitlib that it reaches has changed, and where one before it is.
 import os
 import shlex
 import signal
@@ -19,10 +21,15 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(workflow.basedir)
-RUNS = Path(os.environ.get("KITLIB_RUNS") or ROOT / "runs").expanduser().resolve()
+sys.path.insert(0, str(ROOT))    # this very kitlib, whichever is installed
+
+from kitlib.base.places import runs_folder
+from kitlib.experiments.reach import code_of
+
+RUNS = runs_folder()
 RUN = f"{RUNS}/{{experiment}}/{{profile}}/seed{{seed}}"
-# kitlib and the locked packages. Snakemake compares files of this size by content.
-LIBRARY = sorted(str(path) for path in [*(ROOT / "kitlib").rglob("*.py"), *ROOT.glob("requirements.lock")])
+# The locked packages. Snakemake compares files of this size by content.
+PACKAGES = [str(path) for path in ROOT.glob("requirements.lock")]
 OVERRIDES = config.get("overrides", {})
 
 # kitlib's driver must not leave its batch behind when it is killed.
@@ -65,7 +72,7 @@ rule all:
 
 rule data_preparation:
     input:
-        library=LIBRARY,
+        packages=PACKAGES,
         experiment=experiment_files,
         notebook=f"{ROOT}/notebooks/01_data_preparation.ipynb",
     output:
@@ -79,8 +86,11 @@ rule data_preparation:
         profile=lambda wildcards: wildcards.profile.split("+")[0],
         # quoted here, because Snakemake's :q makes nothing of an empty text
         overrides=lambda wildcards: shlex.quote(OVERRIDES.get(f"{wildcards.experiment}/{wildcards.profile}", "")),
-        # given to no notebook: only so that other data make a run out of date
+        # given to no notebook: only so that other data and other settings make a run out of date
         data=lambda wildcards: config.get("data", {}).get(f"{wildcards.experiment}/{wildcards.profile}", ""),
+        settings=lambda wildcards: config.get("settings", {}).get(f"{wildcards.experiment}/{wildcards.profile}", ""),
+        # nor is this: the code of kitlib that the notebook reaches
+        code=lambda wildcards, input: code_of(input.notebook),
     resources:
         # also of 03 and 05: kitlib.experiments.batch lets only a few of them run at a time, however many cores there are
         kernels=1,
@@ -93,7 +103,7 @@ rule data_preparation:
 use rule data_preparation as baseline_training with:
     input:
         rules.data_preparation.output,
-        library=LIBRARY,
+        packages=PACKAGES,
         notebook=f"{ROOT}/notebooks/02_baseline_training.ipynb",
     output:
         f"{RUN}/models/baseline.keras",
@@ -108,7 +118,7 @@ use rule data_preparation as baseline_training with:
 use rule data_preparation as attack_generation with:
     input:
         rules.baseline_training.output,
-        library=LIBRARY,
+        packages=PACKAGES,
         notebook=f"{ROOT}/notebooks/03_attack_generation.ipynb",
     output:
         f"{RUN}/records/attacks.json",
@@ -120,7 +130,7 @@ use rule data_preparation as attack_generation with:
 use rule data_preparation as adversarial_training with:
     input:
         rules.baseline_training.output,
-        library=LIBRARY,
+        packages=PACKAGES,
         notebook=f"{ROOT}/notebooks/04_adversarial_training.ipynb",
     output:
         f"{RUN}/models/defended.keras",
@@ -136,7 +146,7 @@ use rule data_preparation as evaluation with:
     input:
         rules.attack_generation.output,
         rules.adversarial_training.output,
-        library=LIBRARY,
+        packages=PACKAGES,
         notebook=f"{ROOT}/notebooks/05_evaluation.ipynb",
     output:
         f"{RUN}/results.json",
@@ -149,7 +159,7 @@ use rule data_preparation as evaluation with:
 use rule data_preparation as further_notebook with:
     input:
         rules.evaluation.output,
-        library=LIBRARY,
+        packages=PACKAGES,
         notebook=f"{ROOT}/notebooks/{{further}}.ipynb",
     output:
         f"{RUN}/records/{{further}}.json",

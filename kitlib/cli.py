@@ -5,141 +5,32 @@ Each verb imports what it needs when it is called, so that `--help` answers at o
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import re
 import shlex
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 from kitlib import __version__
-from kitlib.base.places import NOTEBOOKS, REPOSITORY, is_clone
+from kitlib.base.places import REPOSITORY, is_clone
 from kitlib.base.settings import KitError, parse_epsilon
 from kitlib.base.setup import prepare
 
-EMBEDDED = ("digits_fgsm", "phantom_ct")
-
-
-def reproduce(arguments) -> int:
-    """Check the request, let Snakemake run what is missing, then print the tables that are up to date."""
-    from kitlib.experiments import batch
-
-    how = _how(arguments)
-    jobs = batch.jobs_for(arguments.experiments or EMBEDDED, arguments.profile, arguments.seed)
-    config = batch.config_of(jobs)
-    status = batch.run(config, how)
-    if how.dry or how.touch:
-        return status
-    stale = batch.out_of_date(config) if status else ()
-    for job in jobs:
-        if job.run.path("results.json") in stale:
-            print(f"nothing new in {job.run.folder}, as the batch failed")
-        else:
-            _print_results(job.run)
-    return status
-
-
-def sweep(arguments) -> int:
-    """Let Snakemake run what is missing of a sweep, then aggregate over its seeds and print the table."""
-    from kitlib.experiments import batch, sweeps
-
-    how = _how(arguments)
-    asked = sweeps.load(arguments.sweep)
-    config = batch.config_of(sweeps.jobs_of(asked))
-    status = batch.run(config, how)
-    if how.dry:
-        return status
-    try:
-        found = sweeps.aggregate(asked, batch.out_of_date(config) if status else ())
-        sweeps.write(found, asked.folder)
-        _print_aggregate(found, asked.folder)
-    except KitError as error:
-        if not status:
-            raise
-        print(error)    # what ended the batch stands above
-    return status
-
-
-def aggregate(arguments) -> int:
-    """Mean, spread and interval over the seeds of the finished runs of a sweep; of runs that are not here the published
-    records count."""
-    from kitlib.experiments import sweeps
-
-    asked = sweeps.load(arguments.sweep)
-    found = sweeps.aggregate(asked, published=True)
-    folder = sweeps.PUBLISHED / asked.name if arguments.publish else asked.folder
-    if arguments.publish:
-        sweeps.publish(found)
-    else:
-        sweeps.write(found, folder)
-    _print_aggregate(found, folder)
-    return 0
-
-
-def _print_aggregate(found, folder: Path) -> None:
-    from kitlib.experiments import sweeps
-
-    print(f"\n{sweeps.heading(found)}\n{folder}\n{sweeps.LEGEND}\n")
-    print(sweeps.accuracy_table(found).to_string(index=False))
-    for missing in found.missing:
-        print(f"missing: {missing}")
-
-
-def _how(arguments):
-    from kitlib.experiments import batch
-
-    how = batch.How(arguments.cores, arguments.trainings, arguments.snakemake_profile, arguments.touch,
-                    arguments.dry_run)
-    how.check()
-    return how
-
-
-def results(arguments) -> int:
-    from kitlib.experiments import batch
-
-    for job in batch.jobs_for(arguments.experiments or EMBEDDED, arguments.profile, arguments.seed):
-        _print_results(job.run)
-    return 0
-
-
-def _print_results(run) -> None:
-    from kitlib.experiments import results
-
-    found = results.of_run(run)
-    print(f"\n{results.heading(found)}\n{run.folder}\n")
-    print(results.accuracy_table(found).to_string(index=False), end="\n\n")
-    if found.paper:
-        print(results.paper_table(found).drop(columns="why").to_string(index=False))
-
-
-def publish(arguments) -> int:
-    """Copy what runs have found to figures/, and make the papers' figures and the README's tables from all of it."""
-    from kitlib.base import files
-    from kitlib.experiments import batch, publication, readme
-
-    figures, path = REPOSITORY / "figures", REPOSITORY / "README.md"
-    for job in batch.jobs_for(arguments.experiments, arguments.profile, arguments.seed):
-        found = publication.publish(job.run, figures)
-        print(f"{found.folder}: {found.bytes / 1e6:.1f} MB")
-        for what, why in found.left_out.items():
-            print(f"  left out: {what}: {why}")
-    for drawn in publication.draw_papers(figures):
-        print(drawn)
-    files.write_text(path, readme.fill_in(path.read_text(encoding="utf-8"), figures))
-    return 0
-
-
-def refresh(arguments) -> int:
-    """Run the notebooks, then the solutions, with their defaults and write their outputs back into notebooks/."""
-    from kitlib.experiments.experiment import lessons, solutions
-
-    for notebook in lessons() + solutions():
-        print(notebook.relative_to(NOTEBOOKS), flush=True)
-        command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute", "--inplace",
-                   "--ExecutePreprocessor.record_timing=False", str(notebook)]
-        subprocess.run(command, check=True)
-    return 0
+EXAMPLES = {
+    "reproduce": "kitlib reproduce cifar10_exp2 --profile demo --seed 1",
+    "results": "kitlib results digits_fgsm phantom_ct",
+    "publish": "kitlib publish cifar10_exp2 --profile full",
+    "sweep": "kitlib sweep digits_eps --cores 4",
+    "aggregate": "kitlib aggregate paper_a_seeds --publish",
+    "audit": "kitlib audit mine.keras --data cifar10 --eps 8/255 --claim 0.82 --quick",
+    "report": "kitlib report lung_ct --profile full --out lung.html",
+    "pretrained": "kitlib pretrained cifar10_exp2 --overrides '{evaluation: {images: 200}}'",
+    "status": "kitlib status",
+    "data": "kitlib data cifar10",
+    "refresh": "kitlib refresh",
+}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -148,33 +39,52 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"kitlib {__version__}")
     parser.add_argument("--traceback", action="store_true", help="show where an error was raised")
     commands = parser.add_subparsers(required=True, metavar="command")
-    for function, purpose in (
-        (reproduce, "run notebooks 01-05 and print the tables"),
-        (results, "print the tables"),
-        (publish, "copy results and models to figures/ and into the README"),
+
+    def command(name: str, purpose: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=purpose, epilog=f"example: {EXAMPLES[name]}")
+        made.set_defaults(function=functools.partial(_on_experiments, name))
+        return made
+
+    for name, purpose, usual in (
+        ("reproduce", "run notebooks 01-05 and print the tables", "the embedded ones"),
+        ("results", "print the tables", "the embedded ones"),
+        ("publish", "copy results and models to figures/, and fill in README.md and RESULTS.md",
+         "none, only the documents and the papers' figures"),
     ):
-        command = commands.add_parser(function.__name__, help=purpose)
-        usual = "none, only the README and the papers' figures" if function is publish else " ".join(EMBEDDED)
-        command.add_argument("experiments", nargs="*", metavar="experiment", help=f"default: {usual}")
-        command.add_argument("--profile", default="demo")
-        command.add_argument("--seed", type=int, default=0)
-        command.set_defaults(function=function)
-    for function, purpose in ((sweep, "run what is missing of a sweep, and aggregate it over its seeds"),
-                              (aggregate, "aggregate the finished runs of a sweep over its seeds")):
-        command = commands.add_parser(function.__name__, help=purpose)
-        command.add_argument("sweep", help="a file of notebooks/sweeps, or the path of a YAML file")
-        command.set_defaults(function=function)
+        made = command(name, purpose)
+        made.add_argument("experiments", nargs="*", metavar="experiment", help=f"default: {usual}")
+        made.add_argument("--profile", default="demo")
+        made.add_argument("--seed", type=int, default=0)
+    for name, purpose in (("sweep", "run what is missing of a sweep, and aggregate it over its seeds"),
+                          ("aggregate", "aggregate the finished runs of a sweep over its seeds")):
+        command(name, purpose).add_argument("sweep", help="a file of notebooks/sweeps, or the path of a YAML file")
     commands.choices["aggregate"].add_argument("--publish", action="store_true",
                                                help="write to figures/sweeps/ in place of the folder of runs")
     for name in ("reproduce", "sweep"):
         _add_batch_options(commands.choices[name])
-    add_audit(commands.add_parser("audit", help="is the robustness of a model real? nineteen checks"))
-    add_report(commands.add_parser("report", help="write report.html, one self-contained page about a run"))
-    add_pretrained(commands.add_parser("pretrained", help="list the models in figures/, or put those of an experiment "
-                                                          "into its run"))
-    committed = commands.add_parser("refresh", help="regenerate the committed outputs of the notebooks")
-    committed.set_defaults(function=refresh)
+    command("status", "which runs exist, how far they are, what they found")
+    fetched = command("data", "fetch a data set: where from, size and licence are said first")
+    fetched.add_argument("name", help="cifar10 or lung")
+    fetched.set_defaults(function=fetch_data, prepares=False, anywhere=True)
+    add_audit(command("audit", "is the robustness of a model real? nineteen checks"))
+    add_report(command("report", "write report.html, one self-contained page about a run"))
+    add_pretrained(command("pretrained", "list the models in figures/, or put those of an experiment into its run"))
+    command("refresh", "regenerate the committed outputs of the notebooks")
     return parser
+
+
+def _on_experiments(name: str, arguments) -> int:
+    from kitlib.experiments import verbs
+
+    return getattr(verbs, name)(arguments)
+
+
+def fetch_data(arguments) -> int:
+    """Fetch a data set into the data folder; where from, how large and under which licence is said first."""
+    from kitlib.data import download
+
+    download.fetch(arguments.name)
+    return 0
 
 
 def _add_batch_options(command: argparse.ArgumentParser) -> None:
@@ -190,7 +100,8 @@ def main() -> int:
     arguments = _parser().parse_args()
     try:
         _check_it_is_the_repository(arguments)
-        prepare()
+        if getattr(arguments, "prepares", True):
+            prepare()
         return arguments.function(arguments)
     except KitError as error:
         if arguments.traceback:
@@ -202,8 +113,8 @@ def main() -> int:
 
 
 def _check_it_is_the_repository(arguments) -> None:
-    """Everything but the audit of a file works on the notebooks, experiments and figures of the repository."""
-    if not is_clone() and not getattr(arguments, "file", None):
+    """Everything but the audit of a file and the fetching of data works on what the repository holds."""
+    if not (is_clone() or getattr(arguments, "file", None) or getattr(arguments, "anywhere", False)):
         raise KitError(f"{REPOSITORY} holds no notebooks, as kitlib runs from its repository: clone it and install it "
                        "from there with pip install -e .")
 
@@ -343,20 +254,6 @@ def add_report(command: argparse.ArgumentParser) -> None:
     command.add_argument("--profile", default="demo")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--out", type=Path, help="the file to write (default: report.html in the run's folder)")
-    command.set_defaults(function=run_report)
-
-
-def run_report(arguments) -> int:
-    """Write report.html for finished runs."""
-    from kitlib.experiments import batch, report, results
-
-    jobs = batch.jobs_for(arguments.experiments, arguments.profile, arguments.seed)
-    if arguments.out and len(jobs) > 1:
-        raise KitError("--out takes one experiment")
-    for job in jobs:
-        results.of_run(job.run)
-        print(report.write_run(job.run.folder, arguments.out))
-    return 0
 
 
 def add_pretrained(command: argparse.ArgumentParser) -> None:
@@ -364,23 +261,3 @@ def add_pretrained(command: argparse.ArgumentParser) -> None:
     command.add_argument("experiment", nargs="?", help="whose models to put into its run (default: list all models)")
     command.add_argument("--overrides", help="as in the notebooks, such as '{evaluation: {images: 200}}': another run, "
                                              "with the same data and models")
-    command.set_defaults(function=run_pretrained)
-
-
-def run_pretrained(arguments) -> int:
-    """List the pretrained models, or put those of an experiment into its run and say how to go on."""
-    from kitlib.experiments import pretrained
-
-    if arguments.experiment is None:
-        table = pretrained.table()
-        print("no pretrained models in figures/" if table.empty else table.to_string(index=False))
-        return 0
-    run = pretrained.place(arguments.experiment, arguments.overrides)
-    for name in pretrained.collections()[arguments.experiment].models:
-        print(pretrained.about(f"{arguments.experiment}/{name}"), end="\n\n")
-    overrides = f" -p overrides {shlex.quote(arguments.overrides)}" if arguments.overrides else ""
-    print(f"put into {run.folder}. Go on with notebook 01 for the data, then 03 and 05:")
-    for notebook in ("01_data_preparation", "03_attack_generation", "05_evaluation"):
-        print(f"papermill notebooks/{notebook}.ipynb out.ipynb -p experiment {run.experiment.name} "
-              f"-p profile {run.profile} -p seed {run.seed}{overrides}")
-    return 0

@@ -1,4 +1,5 @@
 """The batch machinery over toy notebooks: only what is out of date runs, failures and kills lose nothing."""
+import ast
 import json
 import os
 import random
@@ -17,11 +18,13 @@ import pytest
 from drawn_data import lung_folder
 from toy_batch import MADE, ToyBatch
 
+from kitlib.base import code
 from kitlib.base.places import REPOSITORY
 from kitlib.data import DataSettings
 from kitlib.data.state import state_of
-from kitlib.experiments import batch, headless, runs
+from kitlib.experiments import batch, headless, reach, runs
 from kitlib.experiments.experiment import EXPERIMENTS
+from kitlib.experiments.settings import lessons
 
 RESULT = "toy/demo/seed0/records/attacks.json"  # of notebook 03, so that three are run
 
@@ -46,6 +49,7 @@ def test_a_second_call_runs_nothing_and_a_fresh_checkout_is_no_change(done):
     assert done.run(RESULT) == (0, "")
     for path in [*done.home.rglob("*.py"), *done.home.rglob("*.ipynb")]:
         path.touch()
+    (done.home / "kitlib" / "unused.py").write_text("VERSION = 1\n")
     assert done.planned(RESULT) == []
 
 
@@ -65,6 +69,39 @@ def test_a_changed_library_makes_all_out_of_date_unless_what_is_there_is_accepte
     assert done.planned(RESULT) == ["attack_generation", "baseline_training", "data_preparation"]
     assert done.run(RESULT, options=["--touch"])[0] == 0
     assert done.planned(RESULT) == []
+
+
+@pytest.fixture
+def own_kitlib(tmp_path, monkeypatch):
+    """A copy of kitlib that a test may edit: `edit(file)` adds a statement to its last function; `now()` is what each
+    of notebooks 01 to 05 reaches."""
+    home = shutil.copytree(REPOSITORY / "kitlib", tmp_path / "kitlib", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(code, "PACKAGE", home)
+
+    def edit(name):
+        file = home / name
+        tree = ast.parse(file.read_text())
+        last = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)][-1]
+        last.body.append(ast.parse("lambda: 'edited'").body[0])
+        file.write_text(ast.unparse(tree))
+
+    def now():
+        code._module.cache_clear()
+        return {path.name[:2]: reach.code_of(path) for path in lessons() if "01" <= path.name[:2] <= "05"}
+
+    yield SimpleNamespace(edit=edit, now=now)
+    code._module.cache_clear()
+
+
+@pytest.mark.parametrize("edited, stale", [
+    ("audit/report.py", set()), ("experiments/sweeps.py", set()), ("cli.py", set()),
+    ("attacks/square.py", {"02", "03", "04", "05"}), ("data/sources.py", {"01"}), ("plots/style.py", None)])
+def test_a_notebook_is_out_of_date_only_for_the_code_that_it_reaches(own_kitlib, edited, stale):
+    before = own_kitlib.now()
+    own_kitlib.edit(edited)
+    after = own_kitlib.now()
+    changed = {number for number in before if before[number] != after[number]}
+    assert changed == (set(before) if stale is None else stale)
 
 
 def test_other_packages_or_other_data_make_all_out_of_date(done):
@@ -232,7 +269,7 @@ def test_a_batch_runs_this_kitlib_on_the_data_that_it_was_asked_for(tmp_path, mo
     monkeypatch.setenv("KITLIB_DATA", "my data")
     monkeypatch.setenv("PYTHONPATH", str(other.parent))
     environment = batch._environment()
-    assert environment["KITLIB_DATA"] == str(tmp_path / "my data")
+    assert environment["KITLIB_DATA"] == str(REPOSITORY / "my data")     # from the repository, wherever it is run
     code = "import importlib.util; print(importlib.util.find_spec('kitlib').origin)"
     found = subprocess.run([sys.executable, "-c", code], env=environment, text=True, capture_output=True)
     assert found.stdout.strip() == str(REPOSITORY / "kitlib/__init__.py")

@@ -55,14 +55,15 @@ def comparison_data(run, dataset):
 
 @pytest.fixture(scope="module")
 def records(run, dataset, comparison_data):
-    return {name: comparison.judged(run, dataset, name, comparison_data, progress=False) for name in run.experiment.compared_models}
+    return {name: comparison.judged(run, dataset, name, comparison_data, progress=False)
+            for name in run.experiment.compared_models}
 
 
 def digits(compared_models=None, profile="demo", **overrides):
     return experiment.load("digits_fgsm", profile, {"compared_models": compared_models or {}, **overrides})
 
 
-def test_a_contender_is_the_experiment_s_own_but_for_what_it_says():
+def test_a_compared_model_is_the_experiment_s_own_but_for_what_it_says():
     loaded = digits({"mine": {"model": {"options": {"dropout": 0.1}}, "training": {"epochs": 3}, "why": "a test"}})
     mine = loaded.compared_models["mine"]
     assert mine.training == loaded.baseline.model_copy(update={"epochs": 3})
@@ -70,12 +71,13 @@ def test_a_contender_is_the_experiment_s_own_but_for_what_it_says():
     assert mine.model.normalisation == loaded.model.normalisation
 
 
-def test_another_model_of_a_contender_brings_its_own_options():
+def test_another_model_of_a_compared_model_brings_its_own_options():
     loaded = digits({"mine": {"model": {"name": "small_resnet"}, "why": "a test"}})
-    assert loaded.compared_models["mine"].model.options == {} and loaded.compared_models["mine"].training == loaded.baseline
+    mine = loaded.compared_models["mine"]
+    assert mine.model.options == {} and mine.training == loaded.baseline
 
 
-def test_null_leaves_a_contender_or_an_attack_out():
+def test_null_leaves_a_compared_model_or_an_attack_out():
     loaded = digits({"fgsm_rs": None}, comparison={"attacks": {"FGSM 32/255": None}})
     assert "fgsm_rs" not in loaded.compared_models and "FGSM 32/255" not in loaded.comparison.attacks
     assert "plain" in loaded.compared_models
@@ -87,14 +89,16 @@ WHY = {"why": "a test"}
 @pytest.mark.parametrize("compared_models, message", [
     ({"mine": {}}, "'compared_models.mine.why' is missing"),
     ({"mine": WHY}, "say what it is"),
-    ({"mine": {"of": "nobody", **WHY}}, "compared_model 'mine' is of 'nobody', which is no trained model named before it"),
-    ({"mine": {"of": "plain", **WHY}}, "compared_model 'mine' is of 'plain'"),
-    ({"my model": {"of": "baseline", **WHY}}, "compared_model 'my model': a name is of a-z, 0-9 and _"),
-    ({"baseline": {"of": "baseline", **WHY}}, "compared_model 'baseline'"),
+    ({"mine": {"of": "nobody", **WHY}},
+     "compared model 'mine' is of 'nobody', which is no trained model named before it"),
+    ({"mine": {"of": "plain", **WHY}}, "compared model 'mine' is of 'plain'"),
+    ({"my model": {"of": "baseline", **WHY}}, "compared model 'my model': a name is of a-z, 0-9 and _"),
+    ({"baseline": {"of": "baseline", **WHY}}, "compared model 'baseline'"),
     ({"mine": {"training": {"epochs": 0}, **WHY}}, "'compared_models.mine.training.epochs'"),
     ({"mine": {"training": {"epochz": 1}, **WHY}}, "epochz"),
     ({"mine": {"preprocessing": "jpgg", "of": "baseline", **WHY}}, "there is no defence 'jpgg'; did you mean 'jpeg'"),
-    ({"mine": {"preprocessing": "jpeg", "training": {"epochs": 1}, "of": "baseline", **WHY}}, "train one compared_model"),
+    ({"mine": {"preprocessing": "jpeg", "training": {"epochs": 1}, "of": "baseline", **WHY}},
+     "train one compared model"),
     ({"mine": {"training": {"method": "distilled"}, **WHY}}, "`of` where its method is distilled or static"),
     ({"mine": {"training": {"epochs": 2}, "of": "baseline", **WHY}}, "`of` where its method is distilled or static"),
 ])
@@ -149,7 +153,7 @@ def test_judgements_count_the_same_images_and_the_worst_case_is_the_worst(record
         assert record["inference"]["seconds"] > 0
 
 
-def test_the_baseline_as_a_contender_is_the_baseline(records, run, comparison_data):
+def test_the_baseline_as_a_compared_model_is_the_baseline(records, run, comparison_data):
     plain, headline = records["plain"], run.experiment.comparison.headline
     assert plain["naive"]["correct"] == plain["attacks"][headline]["correct"]
     assert plain["clean"]["accuracy"] == np.mean(
@@ -234,16 +238,17 @@ def test_the_transfer_matrix(run, dataset, comparison_data):
     names = ("plain", "teacher", "bit_depth")
     candidates = {name: comparison.candidate(run, dataset, name, progress=False) for name in names}
     attack = run.experiment.comparison.attacks[run.experiment.comparison.headline]
-    matrix = comparison.transfer_matrix(candidates, attack, comparison_data.images, comparison_data.labels, seed=run.seed)
+    given = comparison_data.images, comparison_data.labels
+    matrix = comparison.transfer_matrix(candidates, attack, *given, seed=run.seed)
     assert list(matrix) == ["clean", *names] and all(list(row) == list(names) for row in matrix.values())
     whole = attack.model_copy(update={"stop_early": False})
-    made = attacks.run(whole, candidates["plain"].attacked, comparison_data.images, comparison_data.labels, seed=run.seed)
+    made = attacks.run(whole, candidates["plain"].attacked, *given, seed=run.seed)
     right = models.predict_logits(candidates["teacher"].judged, made.images).argmax(1) == comparison_data.labels
     assert matrix["plain"]["teacher"].correct == right.sum() and matrix["plain"]["teacher"].count == 40
     assert matrix["plain"]["plain"].correct == (~made.fooled).sum() < matrix["clean"]["plain"].correct
 
 
-def test_the_table_shows_every_contender(records, run):
+def test_the_table_shows_every_compared_model(records, run):
     table = results.comparison_table(records, run.experiment.comparison)
     assert list(table["compared_model"]) == list(records) and not table.isna().any().any()
     plain = table.set_index("compared_model").loc["plain"]
@@ -260,13 +265,15 @@ def test_an_experiment_without_compared_models_says_so(run, dataset):
 
 
 def test_what_is_carried_over_are_the_baseline_s_adversarial_images(records, comparison_data):
-    right = models.predict_logits(comparison_data.baseline, comparison_data.carried_over).argmax(1) == comparison_data.labels
+    said = models.predict_logits(comparison_data.baseline, comparison_data.carried_over).argmax(1)
+    right = said == comparison_data.labels
     assert records["plain"]["carried_over"]["correct"] == right.sum() < records["plain"]["clean"]["correct"]
 
 
-def test_the_worst_case_of_a_contender_ends_at_the_headline(records, run, dataset, comparison_data):
+def test_the_worst_case_of_a_compared_model_ends_at_the_headline(records, run, dataset, comparison_data):
     chosen = run.experiment.comparison
-    judged = comparison.judge(comparison.candidate(run, dataset, "plain", progress=False), comparison_data.images, comparison_data.labels,
-                              chosen.attacks, seed=run.seed, batch_size=run.experiment.evaluation.batch_size)
+    judged = comparison.judge(comparison.candidate(run, dataset, "plain", progress=False), comparison_data.images,
+                              comparison_data.labels, chosen.attacks, seed=run.seed,
+                              batch_size=run.experiment.evaluation.batch_size)
     worst, of_all = (judged.worst(list(names)).correct for names in (chosen.within(), judged.attacked))
     assert records["plain"]["worst_case"]["correct"] == worst > of_all

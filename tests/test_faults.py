@@ -33,7 +33,7 @@ from kitlib.base.settings import KitError
 from kitlib.data import Dataset
 from kitlib.data.state import state_of
 from kitlib.experiments import runs
-from kitlib.experiments.experiment import further_notebooks
+from kitlib.experiments.settings import further_notebooks
 from kitlib.training.checkpoint import State
 
 

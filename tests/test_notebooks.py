@@ -6,8 +6,8 @@ import statistics
 import nbformat
 import pytest
 
-from kitlib.experiments.experiment import lessons, solutions
 from kitlib.experiments.runs import MAKER, PARAMETERS
+from kitlib.experiments.settings import lessons, solutions
 
 LESSONS, SOLUTIONS = lessons(), solutions()
 

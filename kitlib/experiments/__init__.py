@@ -4,6 +4,7 @@
     run = runs.open_run("digits_fgsm", "demo", seed=0)
     print(results.accuracy_table(results.of_run(run)))
 
-Read first: experiment.py (what a YAML file may say), then runs.py (the folder of a run) and results.py (its record and
-verdicts). batch.py hands runs to Snakemake, sweeps.py aggregates over seeds, publication.py fills figures/.
+Read first: settings.py (what a YAML file may say), then runs.py (the folder of a run), results.py (its record) and
+verdicts.py (does it agree with the paper?). batch.py hands runs to Snakemake, sweeps.py aggregates over seeds,
+publication.py fills figures/, documents.py fills in README.md and RESULTS.md, verbs.py is what the command does.
 """

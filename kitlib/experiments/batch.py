@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -76,7 +77,7 @@ def _of_paper(name: str) -> list[str]:
 
 def config_of(jobs: list[Job]) -> dict:
     """What the Snakefile needs to know to make these runs; its head explains the keys."""
-    config: dict = {"targets": [], "experiments": {}, "overrides": {}, "data": {}}
+    config: dict = {"targets": [], "experiments": {}, "overrides": {}, "data": {}, "settings": {}}
     for job in jobs:
         name, folder = job.run.experiment.name, job.run.folder.relative_to(runs.runs_folder())
         further = [f"records/{notebook}.json" for notebook in job.run.experiment.notebooks]
@@ -88,6 +89,7 @@ def config_of(jobs: list[Job]) -> dict:
         if job.overrides:
             config["overrides"][str(folder.parent)] = json.dumps(job.overrides, ensure_ascii=False, sort_keys=True)
         if str(folder.parent) not in config["data"]:    # the same for every seed
+            config["settings"][str(folder.parent)] = job.run.fingerprint
             config["data"][str(folder.parent)] = state_of(job.run.experiment.data) + _state_of_weights(job)
     return config
 
@@ -112,9 +114,26 @@ def run(config: dict, how: How) -> int:
     with locked(folder, "batch") as lock:
         write_json(folder / "batch.json", config)
         date_back({(folder / target).parent for target in config["targets"] if target.endswith("results.json")})
+        progress = folder / ".progress"     # to which headless.py adds a line for each notebook that has ended
+        progress.unlink(missing_ok=True)
+        if planned := _planned(folder, how):
+            print(f"{planned} notebooks to run; each leaves its executed copy and its log in {folder}", flush=True)
+        environment = _environment() | {"KITLIB_PROGRESS": f"{planned} {time.time():.0f} {progress}"}
         # With the lock in its hands Snakemake holds the folder even if it should outlive this process.
-        status = subprocess.run(_command(config, folder, how), env=_environment(), pass_fds=[lock.fileno()]).returncode
+        status = subprocess.run(_command(config, folder, how), env=environment, pass_fds=[lock.fileno()]).returncode
         return status if status >= 0 else 128 - status
+
+
+def _planned(folder: Path, how: How) -> int:
+    """How many notebooks Snakemake would run now; 0 where it cannot tell, or none is to be run."""
+    if how.dry or how.touch:
+        return 0
+    told = subprocess.run([*_snakemake(folder, "all"), "--dry-run", "--quiet", "rules"], env=_environment(), text=True,
+                          capture_output=True)
+    if told.returncode:
+        return 0
+    counts = dict(re.findall(r"^(\w+) +(\d+)$", f"{told.stdout}\n{told.stderr}", flags=re.M))
+    return int(counts.get("total", 0)) - int(counts.get("all", 0))
 
 
 def out_of_date(config: dict) -> set[Path]:

@@ -38,14 +38,15 @@ class Candidate:
 def trained(run: Run, dataset: Dataset, name: str, progress: bool = True) -> tuple[keras.Model, float]:
     """The trained model of `name`, trained now where it was not yet, and the seconds of training that it took.
 
-    name: "baseline" or "defended", which notebooks 02 and 04 make, or a compared model; of a compared model with preprocessing
-    it is the model behind that. Training goes on where it was stopped. Seconds are of all epochs, and of its teacher's.
+    name: "baseline" or "defended", which notebooks 02 and 04 make, or a compared model; of one with
+    preprocessing it is the model behind that. Training goes on where it was stopped. Seconds are of all epochs, and
+    of its teacher's.
     Leaves models/compared_models/<name>.keras and records/compared_models/<name>.json.
     Raises KitError where notebook 02 or 04 has to be run first.
     """
     if name in ("baseline", "defended"):
         return run.model(name), run.read_record(name)["seconds"]
-    compared_model = choose(name, run.experiment.compared_models, "compared_model")
+    compared_model = choose(name, run.experiment.compared_models, "compared model")
     other, seconds = trained(run, dataset, compared_model.of, progress) if compared_model.of else (None, 0.0)
     if compared_model.training is None:
         return other, seconds
@@ -126,7 +127,8 @@ def comparison_data(run: Run, dataset: Dataset) -> ComparisonData:
     """The test images of the comparison, and the headline attack's images made on the baseline."""
     comparison = run.experiment.comparison
     if comparison is None:
-        raise KitError(f"experiment '{run.experiment.name}' has no `comparison`: add it and `compared_models` to its file")
+        raise KitError(f"experiment '{run.experiment.name}' has no `comparison`: add it and `compared_models` to its "
+                       "file")
     images, labels = dataset.part("test", limit=comparison.images)
     baseline = run.model("baseline")
     headline = _to_the_end(comparison.attacks[comparison.headline])
@@ -136,7 +138,7 @@ def comparison_data(run: Run, dataset: Dataset) -> ComparisonData:
 
 
 def judged(run: Run, dataset: Dataset, name: str, on: ComparisonData, progress: bool = True) -> dict:
-    """The record of one compared_model: read where it was judged before, else judged now and written.
+    """The record of one compared model: read where it was judged before, else judged now and written.
 
     A judgement counts again only while what decides it stands: the model, the attacks, the images and the code.
     Raises KitError where notebook 02 or 04 has to be run first.
@@ -180,7 +182,7 @@ def _code_of(run: Run, name: str) -> str:
 
 
 def _root(run: Run, name: str) -> str:
-    """The model of notebook 02 or 04 that a compared model is made from. The baseline's images are shown to all of them."""
+    """The model of notebook 02 or 04 that a compared model is made from; the baseline's images are shown to all."""
     while name in run.experiment.compared_models:
         name = run.experiment.compared_models[name].of or "baseline"
     return name

@@ -1,13 +1,14 @@
 """One notebook through papermill, as the Snakefile runs it: alone in its place, ended with its parent, and with
 one line of news when it begins and when it ends.
 
-Usage: python -P kitlib/headless.py NOTEBOOK COPY LOG EXPERIMENT PROFILE SEED OVERRIDES
+Usage: python -P kitlib/experiments/headless.py NOTEBOOK COPY LOG EXPERIMENT PROFILE SEED OVERRIDES
 
 This file is run by its path and imports nothing of kitlib, because that would load TensorFlow, which only the
 notebook's own kernel needs.
 """
 import contextlib
 import ctypes
+import difflib
 import fcntl
 import json
 import os
@@ -28,7 +29,7 @@ def main() -> int:
 
     def say(news: str) -> None:
         changed = ", changed" if parameters["overrides"] else ""
-        who = f"{Path(parameters['experiment']).stem}, {parameters['profile']}{changed}, seed {parameters['seed']}"
+        who = f"{name_of(parameters['experiment'])}, {parameters['profile']}{changed}, seed {parameters['seed']}"
         print(time.strftime("%H:%M:%S"), f"{who}: {notebook.stem} {news}", file=terminal, flush=True)
 
     terminal = os.fdopen(os.dup(2), "w")
@@ -40,8 +41,30 @@ def main() -> int:
     if error:
         say(f"FAILED: {error}\n  its executed copy, with the error: {copy}\n  its log: {log}")
     else:
-        say("done")
+        say(f"done{progress(os.environ.get('KITLIB_PROGRESS', ''), time.time())}")
     return 1 if error else 0
+
+
+def progress(batch: str, now: float) -> str:
+    """", notebook 3 of 10, about 2 min left" of a batch, which is told as "<how many> <begun> <file>"; else nothing.
+
+    The file gets a line for each notebook that has ended. Time left is what the ended ones took, carried on.
+    """
+    parts = batch.split(maxsplit=2)
+    if len(parts) != 3 or parts[0] == "0":
+        return ""
+    total, begun = int(parts[0]), float(parts[1])
+    try:
+        with open(parts[2], "a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.write("ended\n")
+            file.seek(0)
+            ended = len(file.readlines())
+    except OSError:
+        return ""
+    left = (now - begun) / ended * (total - ended)
+    when = "nothing left" if total <= ended else f"about {left / 60:.0f} min left" if left > 90 else "a minute left"
+    return f", notebook {ended} of {max(total, ended)}, {when}"
 
 
 def end_with_parent() -> None:
@@ -70,6 +93,8 @@ def execute(notebook: Path, copy: Path, parameters: dict) -> str | None:
     aside = copy.with_name(f".{copy.name}")
     aside.unlink(missing_ok=True)   # half of what was killed here
     try:
+        if error := parameters and unknown(parameters, papermill.inspect_notebook(notebook)):
+            return error
         papermill.execute_notebook(
             notebook, aside, parameters, kernel_name="python3", progress_bar=False, log_output=True,
             stdout_file=sys.stdout, stderr_file=sys.stderr)
@@ -83,6 +108,21 @@ def execute(notebook: Path, copy: Path, parameters: dict) -> str | None:
             os.replace(aside, copy)
         aside.unlink(missing_ok=True)
     return None
+
+
+def unknown(parameters, known) -> str | None:
+    """What is wrong with parameters that a notebook does not have, which papermill only warns of; None of nothing."""
+    strange = sorted(set(parameters) - set(known))
+    if not strange:
+        return None
+    near = difflib.get_close_matches(strange[0], known, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known) or 'none'}"
+    return f"unknown notebook parameter '{strange[0]}'; {hint}"
+
+
+def name_of(experiment: str) -> str:
+    """Of an experiment that is given by its name, which may hold dots, or as a YAML file."""
+    return Path(experiment).stem if experiment.endswith((".yaml", ".yml")) else experiment
 
 
 def is_whole(notebook: Path) -> bool:

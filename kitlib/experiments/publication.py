@@ -9,9 +9,9 @@ from pathlib import Path
 
 from kitlib import audit, plots
 from kitlib.base.files import atomic_folder, read_json, write_json
+from kitlib.base.places import NOTEBOOKS
 from kitlib.base.settings import KitError
-from kitlib.experiments import experiment, pretrained, results
-from kitlib.experiments.experiment import lessons
+from kitlib.experiments import evidence, experiment, pretrained, results, verdicts
 from kitlib.experiments.results import Results
 from kitlib.experiments.runs import Run
 
@@ -60,7 +60,7 @@ def _finished(run: Run) -> Results:
 
 def _copy(run: Run, folder: Path, fingerprint: str) -> dict[str, str]:
     """Copy what is small and up to date; returns what was left out, and why."""
-    left_out, stale = {}, _lessons_of_other_settings(run, fingerprint)
+    left_out, stale = {}, _owned_by_stale_records(run, fingerprint)
     for path in _files(run):
         name = str(path.relative_to(run.folder))
         if path.stat().st_size > LARGEST:
@@ -89,11 +89,17 @@ def _is_of(record, fingerprint: str) -> bool:
     return isinstance(record, dict) and record.get("fingerprint") == fingerprint
 
 
-def _lessons_of_other_settings(run: Run, fingerprint: str) -> str:
-    """The text of the notebooks whose record in the run is left out."""
-    records = {lesson: run.path(f"records/{lesson.stem}.json") for lesson in lessons()}
-    return "".join(lesson.read_text(encoding="utf-8") for lesson, record in records.items()
-                   if record.exists() and not _is_of(read_json(record), fingerprint))
+def _owned_by_stale_records(run: Run, fingerprint: str) -> str:
+    """The names of the files of the records that are left out, as each of them lists them. Of a record that lists none
+    the text of its notebook, where they are named."""
+    named = []
+    for path in sorted(run.folder.glob("records/[!.]*.json")):
+        record, lesson = read_json(path), NOTEBOOKS / f"{path.stem}.ipynb"
+        if isinstance(record, dict) and not _is_of(record, fingerprint):
+            listed = record.get("files")
+            named.append("\n".join(map(str, listed)) if isinstance(listed, list)
+                         else lesson.read_text(encoding="utf-8") if lesson.is_file() else "")
+    return "\n".join(named)
 
 
 def _names(text: str, name: str) -> bool:
@@ -112,32 +118,37 @@ def _files(run: Run) -> Iterable[Path]:
 def draw_papers(figures: Path) -> list[Path]:
     """figures/paper_a.png and paper_b.png, from the records in `figures` alone; returns those drawn.
 
-    Each shows the paper's figures as claimed, as published and as defined. A paper without a record is left out.
-    Raises KitError where a record is damaged.
+    Each shows the paper's figures as claimed, as published and under the standard attack, of the first seed, and the
+    verdict over all seeds. A paper without a record is left out. Raises KitError where a record is damaged.
     """
     drawn = []
     for letter in "AB":
-        names = experiment.of_paper(letter)
-        found = {name: results.read(path) for name in names if (path := figures / name / "results.json").exists()}
+        found = evidence.of_paper(letter, figures)
         if found:
             drawn.append(figures / f"paper_{letter.lower()}.png")
-            plots.keep(_drawn(letter, found, [name for name in names if name not in found]), drawn[-1])
+            missing = [name for name in experiment.of_paper(letter) if name not in found]
+            plots.keep(_drawn(letter, found, missing, figures), drawn[-1])
     return drawn
 
 
-def _drawn(letter: str, found: dict[str, Results], missing: list[str]) -> plots.Figure:
-    ids = [entry.id for each in found.values() for entry in each.paper]
-    rows = {(f"{name}: " if ids.count(entry.id) > 1 else "") + _label(each, entry): (entry, _guessing(each))
-            for name, each in found.items() for entry in each.paper}
-    entries, guessing = ({label: row[part] for label, row in rows.items()} for part in (0, 1))
-    return plots.claims(entries, list(guessing.values()), f"Paper {letter}: claimed, reproduced, honest",
-                        _scale(found, missing))
+def _drawn(letter: str, found: dict[str, list[evidence.Entries]], missing: list[str], figures: Path) -> plots.Figure:
+    first = {name: results.read(figures / name / "results.json") for name in found}
+    ids = [entries[first[name].seed].id for name, of_one in found.items() for entries in of_one]
+    rows, guessing = {}, []
+    for name, of_one in found.items():
+        for entries in of_one:
+            entry = entries[first[name].seed]
+            label = (f"{name}: " if ids.count(entry.id) > 1 else "") + _label(entry)
+            verdict = verdicts.judge(list(entries.values()))
+            rows[label] = entry.model_copy(update={"verdict": verdict.kind, "explained_by": verdict.explained_by})
+            guessing.append(_guessing(first[name]))
+    return plots.claims(rows, guessing, f"Paper {letter}: claimed, rerun, and under standard attacks",
+                        _scale(first, missing))
 
 
-def _label(found: Results, entry: results.PaperEntry) -> str:
-    """What the row of a figure of the paper says: which one it is, and which attack answers it as defined."""
-    defined = {each["id"]: each["as_defined"] for each in found.experiment["paper_figures"]}[entry.id]
-    return entry.id if defined == "clean" else f"{entry.id}\nhonest: {defined}"
+def _label(entry: verdicts.PaperEntry) -> str:
+    """What the row of a figure of the paper says: which one it is, and the standard attack beside it."""
+    return entry.id if entry.defined_by == "clean" else f"{entry.id}\nstandard attack: {entry.defined_by}"
 
 
 def _guessing(found: Results) -> float:

@@ -1,20 +1,25 @@
-"""results.json: its schema, the verdicts on a paper's figures, and the tables made from it."""
+"""results.json: its schema, what of it answers a paper's figures, and the tables made from it."""
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from kitlib.attacks import InBall
+from kitlib.attacks import CarliniWagnerL2, DeepFool, InBall
 from kitlib.base.files import read_json, write_json, write_text
 from kitlib.base.machine import environment
 from kitlib.base.settings import KitError, Settings
 from kitlib.data import Dataset
 from kitlib.evaluation import Evaluation, Measured, cell, confusion, recalls
-from kitlib.experiments.experiment import ComparisonSettings, Experiment, PaperFigure
+from kitlib.experiments import verdicts
 from kitlib.experiments.runs import Run, fingerprint_of
+from kitlib.experiments.settings import PAPER_IMAGES, RESERVED, ComparisonSettings, Experiment, PaperFigure
+from kitlib.experiments.verdicts import Answer, PaperEntry
+
+NEAREST = {kind.model_fields["name"].default for kind in (CarliniWagnerL2, DeepFool)}
 
 
 class UnderAttack(Measured):
@@ -46,25 +51,11 @@ class ModelResults(Settings):
     confusion: dict[str, list[list[int]]]
 
 
-class PaperEntry(Settings):
-    """One figure of the paper, in per cent, against what was measured.
-
-    verdict is None where the run stands in for the paper's data and cannot judge the figure.
-    """
-
-    id: str
-    paper: float
-    as_published: Measured
-    as_defined: Measured
-    control: Measured | None
-    verdict: Literal["reproduced", "explained", "not reproduced"] | None
-    why: str
-
-
 class Results(Settings):
     """The record of one run: everything that tables, README and reports are made from.
 
-    In version 1 the worst case was taken over attacks of larger epsilons too.
+    In version 1 the worst case was taken over attacks of larger epsilons too. Verdicts are made from the numbers
+    whenever a record is read.
     """
 
     schema_version: Literal[2] = 2
@@ -113,48 +104,58 @@ def measured_for(results: ModelResults, attack: str) -> Measured:
     return results.attacks[attack]
 
 
-def judge_figure(figure: PaperFigure, results: dict[str, ModelResults], stands_in: bool) -> PaperEntry:
-    """Compare one figure of the paper with the measurements that answer it, and say why."""
+def judge_figure(figure: PaperFigure, results: dict[str, ModelResults], stands_in: bool, *, margin: float = 3.0,
+                 paper_images: int | None = None, published: Collection[str] = ()) -> PaperEntry:
+    """The measurements of one run that answer a figure of the paper, with the verdict of this run alone.
+
+    margin, paper_images: as in the experiment. published: the as-published attacks that "combined" is over.
+    """
     model = results[figure.model]
-    published = measured_for(model, figure.attack)
-    defined = measured_for(model, figure.as_defined)
-    control = measured_for(model, figure.control) if figure.control else None
-    verdict = None if stands_in else _verdict(figure, published, control)
-    return PaperEntry(
-        id=figure.id, paper=figure.paper, as_published=_plain(published), as_defined=_plain(defined),
-        control=control and _plain(control), verdict=verdict,
-        why=_why(figure, published, defined, control, stands_in),
-    )
+    found = measured_for(model, figure.attack)
+    images = min(found.count, model.clean.count)    # of combined images each counts once
+    entry = PaperEntry(
+        id=figure.id, paper=figure.paper, paper_images=figure.paper_images or paper_images or images, margin=margin,
+        images=images, as_published=_plain(found), as_defined=_answer(measured_for(model, figure.as_defined)),
+        defined_by=figure.as_defined, one_answer=_one_answer(model, figure.attack, published), mechanism=figure.flaw,
+        control=_plain(measured_for(model, figure.control)) if figure.control else None, control_is=figure.control_is,
+        rivals={name: _plain(measured_for(model, attack)) if attack else None
+                for name, attack in figure.rivals.items()})
+    return entry if stands_in else verdicts.with_verdict(entry)
 
 
 def _plain(measured: Measured) -> Measured:
     return Measured(**measured.model_dump(include=set(Measured.model_fields)))
 
 
-def _verdict(figure: PaperFigure, published: Measured, control: Measured | None) -> str:
-    """`reproduced` where the as-published protocol comes to the figure, `explained` where it does so only by
-    a flaw that the control isolates, else `not reproduced`."""
-    if not published.agrees_with(figure.paper / 100):
-        return "not reproduced"
-    return "explained" if control and _isolates(figure, published, control) else "reproduced"
+def _answer(measured: Measured) -> Answer:
+    """With distance and success where the attack looks for the nearest adversarial image."""
+    nearest = isinstance(measured, UnderAttack) and measured.settings.get("name") in NEAREST
+    more = {"mean_l2": measured.mean_l2, "success_rate": measured.success_rate} if nearest else {}
+    return Answer(**_plain(measured).model_dump(), **more)
 
 
-def _isolates(figure: PaperFigure, published: Measured, control: Measured) -> bool:
-    """The flaw alone does what the attack does; or without it the run comes out otherwise, and not at the figure."""
-    same = control.agrees_with(published.accuracy)
-    return same if figure.control_is == "flaw alone" else not (same or control.agrees_with(figure.paper / 100))
+def _one_answer(model: ModelResults, attack: str, published: Collection[str]) -> bool:
+    """Whether the model gave nearly all images the same answer, though they are of several classes."""
+    matrices = [model.confusion[name] for name in (published if attack == "combined" else [attack])
+                if name in model.confusion]
+    if not matrices:
+        return False
+    matrix = np.sum(matrices, axis=0)
+    answers, labels = matrix.sum(0).max() / matrix.sum(), matrix.sum(1).max() / matrix.sum()
+    return bool(answers >= verdicts.ONE_ANSWER > labels)
 
 
-def _why(figure, published, defined, control, stands_in: bool) -> str:
-    gap = 100 * published.accuracy - figure.paper
-    parts = [f"as published {100 * published.accuracy:.1f} % ({gap:+.1f} points from the paper)"]
-    if figure.as_defined != figure.attack:
-        parts.append(f"{figure.as_defined} leaves {100 * defined.accuracy:.1f} %")
-    if control:
-        parts.append(f"{figure.flaw}: '{figure.control}' ({figure.control_is}) gives {100 * control.accuracy:.1f} %")
-    if stands_in:
-        parts.append("other data than the paper's, so no verdict")
-    return "; ".join(parts)
+def paper_entries(experiment: dict, models: dict[str, ModelResults], stands_in: bool) -> tuple[PaperEntry, ...]:
+    """The figures of a paper that an experiment (as a record holds it) answers, judged by the numbers of one run.
+
+    Raises KitError where the experiment names a figure or a measurement that cannot be read.
+    """
+    figures = [PaperFigure.read(each, f"figure of experiment {experiment['name']}")
+               for each in experiment.get("paper_figures", ())]
+    how = {"margin": experiment.get("margin", 3.0), "published": experiment["attacks"].get("as_published", {}),
+           "paper_images": experiment.get("paper_images") or PAPER_IMAGES.get(experiment.get("paper"))}
+    return tuple(judge_figure(figure, models, stands_in, **how) for figure in figures
+                 if all(name in models[figure.model].attacks for name in figure.named() if name not in RESERVED))
 
 
 def collect(run: Run, dataset: Dataset, models: dict[str, ModelResults]) -> Results:
@@ -167,8 +168,7 @@ def collect(run: Run, dataset: Dataset, models: dict[str, ModelResults]) -> Resu
         data=records["data"]["report"], environment=environment(),
         precision={name: records[name]["precision"] for name in models},
         seconds={f"training {name}": records[name]["seconds"] for name in models},
-        models=models,
-        paper=tuple(judge_figure(figure, models, experiment.stands_in) for figure in experiment.paper_figures),
+        models=models, paper=paper_entries(experiment.model_dump(mode="json"), models, experiment.stands_in),
     )
 
 
@@ -195,7 +195,24 @@ def read(path: Path) -> Results:
     if isinstance(content, dict) and content.get("schema_version") == 1:
         raise KitError(f"{path} has schema_version 1, whose worst case meant something else: run notebook "
                        "05_evaluation.ipynb again")
-    return Results.read(content, str(path))
+    if not isinstance(content, dict) or not isinstance(content.get("paper"), list):
+        return Results.read(content, str(path))
+    stands_in = any(isinstance(entry, dict) and entry.get("verdict") is None for entry in content["paper"])
+    found = Results.read(content | {"paper": ()}, str(path))
+    return judged_anew(found, found.experiment, stands_in, path)
+
+
+def judged_anew(found: Results, experiment: dict, stands_in: bool, path: Path | str) -> Results:
+    """Results with the verdicts that their numbers give for the figures of `experiment` (as a record holds it).
+
+    path: of the record, for the message. Raises KitError where the experiment names what was not measured.
+    """
+    try:
+        paper = paper_entries(experiment, found.models, stands_in)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise KitError(f"{path} is damaged: its experiment does not say what was measured ({error!r}): run notebook "
+                       "05_evaluation.ipynb again") from None
+    return found.model_copy(update={"experiment": experiment, "paper": paper})
 
 
 def of_run(run: Run, path: Path | None = None) -> Results:
@@ -211,7 +228,7 @@ def of_run(run: Run, path: Path | None = None) -> Results:
     if not _answers(found, run):
         raise KitError(f"{path} belongs to other settings than experiment '{run.experiment.name}' has now: run its "
                        "notebooks again")
-    return found.model_copy(update={"experiment": run.experiment.model_dump(mode="json")})
+    return judged_anew(found, run.experiment.model_dump(mode="json"), run.experiment.stands_in, path)
 
 
 def answers(run: Run, path: Path) -> bool:
@@ -226,16 +243,17 @@ def _answers(found: Results, run: Run) -> bool:
         then = Experiment.read(found.experiment, "the record")
     except KitError:    # of a version that knew other settings
         return False
-    figures = [{each.id: each for each in experiment.paper_figures} for experiment in (then, run.experiment)]
+    figures = [{each.id: each.asks() for each in experiment.paper_figures} for experiment in (then, run.experiment)]
     return fingerprint_of(then) == run.fingerprint and figures[0] == figures[1]
 
 
 def accuracy_table(results: Results) -> pd.DataFrame:
-    """One row an attack, one column a model; cells are per cent with the interval and the count."""
+    """One row an attack, one column a model; cells are per cent with the interval and the count, or of attacks that
+    look for the nearest adversarial image its distance and the share that they turn."""
     rows = rows_of(results)
     table = {"under": list(rows)}
     for name, model in results.models.items():
-        table[name] = [cell(measured_for(model, key)) for key in rows.values()]
+        table[name] = [verdicts.cell(_answer(measured_for(model, key))) for key in rows.values()]
     return pd.DataFrame(table)
 
 
@@ -244,7 +262,7 @@ def rows_of(results: Results) -> dict[str, str]:
     rows = {"clean": "clean", **{name: name for name in results.models["baseline"].attacks}}
     if results.models["baseline"].combined:
         rows["combined (as published)"] = "combined"
-    return rows | {f"worst case (up to {results.experiment['evaluation']['headline']})": "worst case"}
+    return rows | {f"worst case (untargeted, up to {results.experiment['evaluation']['headline']})": "worst case"}
 
 
 def paper_table(results: Results) -> pd.DataFrame:
@@ -252,7 +270,7 @@ def paper_table(results: Results) -> pd.DataFrame:
     return pd.DataFrame([
         {
             "figure": entry.id, "paper": f"{entry.paper:.2f}",
-            "as published": cell(entry.as_published), "as defined": cell(entry.as_defined),
+            "as published": cell(entry.as_published), "as defined": verdicts.cell(entry.as_defined),
             "verdict": entry.verdict or "(other data)", "why": entry.why,
         }
         for entry in results.paper
@@ -260,7 +278,8 @@ def paper_table(results: Results) -> pd.DataFrame:
 
 
 def comparison_table(records: dict[str, dict], comparison: ComparisonSettings) -> pd.DataFrame:
-    """One row a compared model, all as text. records: as kitlib.experiments.comparison.judged gives them, by compared_model.
+    """One row a compared model, all as text. records: as kitlib.experiments.comparison.judged
+    gives them, by name.
 
     Accuracies in per cent, clean and worst case with their 95 % interval; of attacks without an epsilon the mean
     distance over the images that they turned, and their success rate; costs as times the baseline's.

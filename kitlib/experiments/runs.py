@@ -3,20 +3,22 @@ from __future__ import annotations
 
 import functools
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import keras
+from matplotlib.figure import Figure
 
-from kitlib import models
+from kitlib import models, plots
 from kitlib.base import digests
-from kitlib.base.files import read_arrays, read_json, write_arrays, write_json
+from kitlib.base.files import read_arrays, read_json, write_arrays, write_json, write_text
 from kitlib.base.machine import environment
 from kitlib.base.places import runs_folder
 from kitlib.base.settings import KitError, slug
 from kitlib.data import Dataset, DataSettings
 from kitlib.experiments import experiment as experiments
-from kitlib.experiments.experiment import Experiment
+from kitlib.experiments.settings import Experiment
 from kitlib.training import TrainingSettings
 
 # Which notebook makes what: for the message when something is missing.
@@ -31,6 +33,8 @@ MAKER = {
     "results.json": "05_evaluation",
 }
 PARAMETERS = ("experiment", "profile", "seed", "overrides")
+# What else lies in the folder of runs, so that no experiment may be called like it.
+TAKEN = ("audit", "audits", "batch.json", "checkpoints", "sweeps")
 
 
 def maker_of(name: str) -> str:
@@ -43,12 +47,14 @@ def maker_of(name: str) -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """The folder of a run and typed access to what lies in it."""
+    """The folder of a run and typed access to what lies in it. file: of an experiment of one's own."""
 
     experiment: Experiment
     profile: str
     seed: int
     folder: Path
+    file: Path | None = None
+    _kept: list[str] = field(default_factory=list, init=False, compare=False, repr=False)
 
     def path(self, name: str) -> Path:
         return self.folder / name
@@ -67,20 +73,39 @@ class Run:
     def fingerprint(self) -> str:
         return fingerprint_of(self.experiment)
 
-    def write_record(self, name: str, content: dict) -> None:
-        """records/<name>.json, stamped with the experiment's fingerprint, the environment, and what identifies the
-        data."""
+    def keep(self, figure: Figure, name: str) -> Figure:
+        """Save a picture as figures/<name>.png (marked where the data are synthetic); the next record owns it.
+
+        Returns the figure, closed, so that a notebook cell that ends with this call shows it once.
+        """
+        kept = plots.keep(figure, self.path(f"figures/{name}.png"), bool(self._report().get("synthetic")))
+        self._kept.append(f"figures/{name}.png")
+        return kept
+
+    def write_record(self, name: str, content: dict, files: Iterable[str] = ()) -> None:
+        """records/<name>.json, stamped with the experiment's fingerprint, the environment, what identifies the data,
+        and `files`: pictures and tables of the run (figures/x.png) that belong to this record, those that `keep` has
+        saved since the last one among them. Published with it, and left out with it."""
         stamp = {"fingerprint": self.fingerprint, "environment": environment()}
         if name != "data":
             stamp["data"] = self._data()
+        if owned := sorted({*files, *self._kept}):
+            stamp["files"] = owned
         write_json(self.path(f"records/{name}.json"), {**stamp, **content})
+        self._kept.clear()
+        if self.file:
+            write_text(_origin_of(self.experiment.name), f"{self.file}\n")
 
     def _data(self) -> str | None:
         """What identifies the run's data; None where that is not known."""
+        return self._report().get("identity")
+
+    def _report(self) -> dict:
+        """What notebook 01 has written of the data; empty where it has not run, or its record is damaged."""
         path = self.path("records/data.json")
         record = read_json(path) if path.exists() else None
         report = record.get("report") if isinstance(record, dict) else None
-        return report.get("identity") if isinstance(report, dict) else None
+        return report if isinstance(report, dict) else {}
 
     def read_record(self, name: str) -> dict:
         """Raises KitError where it is missing, damaged, or of an experiment or data that have changed since."""
@@ -147,7 +172,7 @@ class Run:
 
 def fingerprint_of(experiment: Experiment) -> str:
     """Changes with everything in an experiment that changes numbers (not its prose)."""
-    prose = {"title", "summary", "choices", "paper_figures", "claimed_images", "notebooks"}
+    prose = {"title", "summary", "choices", "paper_figures", "claimed_images", "notebooks", "paper_images", "margin"}
     judged_on_their_own = {"compared_models", "comparison"}  # their records have keys of their own
     experiment = experiment.model_copy(update={"data": _wherever_from(experiment.data)})
     return digests.of_json(experiment.model_dump(mode="json", exclude=prose | judged_on_their_own))[:16]
@@ -171,9 +196,9 @@ def as_today(made_of: dict) -> dict:
 def open_run(experiment: str = "digits_fgsm", profile: str = "demo", seed: int = 0, overrides=None) -> Run:
     """The run of an experiment, profile and seed; its folder need not exist yet.
 
-    Overrides make it another run, in a folder of its own. Raises KitError as `experiment.load`,
-    for a seed that is no whole number from 0 to 2**31 - 1, and for a file of one's own that is called like an
-    experiment of the kit, as both would have one folder.
+    Overrides make it another run, in a folder of its own. Raises KitError as `experiment.load`, for a seed that is no
+    whole number from 0 to 2**31 - 1, and for a name whose folder is taken: by an experiment of the kit, by another file
+    of one's own, or by what else lies among the runs.
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
         raise KitError(f"seed must be a whole number from 0 to 2147483647, not {seed!r}")
@@ -181,14 +206,31 @@ def open_run(experiment: str = "digits_fgsm", profile: str = "demo", seed: int =
     for what, name in (("experiment", resolved.name), ("profile", profile)):
         if not re.fullmatch(r"\w([\w. -]*\w)?", name):
             raise KitError(f"{what} {name!r} names a folder: use letters, digits, '_', '-', '.' and spaces only")
-    own = Path(experiment).suffix in (".yaml", ".yml") and Path(experiment).resolve().parent != experiments.EXPERIMENTS
-    if own and resolved.name in experiments.names():
-        raise KitError(f"{experiment} is called '{resolved.name}' like an experiment of the kit, whose runs it would "
-                       "overwrite: give it another name")
+    file = Path(experiment).resolve() if Path(experiment).suffix in (".yaml", ".yml") else None
+    file = None if file and file.parent == experiments.EXPERIMENTS else file
+    _refuse_taken_name(resolved.name, file)
     changes = experiments.read_overrides(overrides)
     suffix = "+" + digests.of_json(changes)[:8] if changes else ""
     folder = runs_folder() / resolved.name / f"{profile}{suffix}" / f"seed{seed}"
-    return Run(resolved, profile, seed, folder)
+    return Run(resolved, profile, seed, folder, file)
+
+
+def _refuse_taken_name(name: str, file: Path | None) -> None:
+    if name in TAKEN:
+        raise KitError(f"experiment '{name}' would have its runs in {runs_folder() / name}, which is for something "
+                       "else: give it another name")
+    if file and name in experiments.names():
+        raise KitError(f"{file} is called '{name}' like an experiment of the kit, whose runs it would overwrite: give "
+                       "it another name")
+    other = _origin_of(name).read_text(encoding="utf-8").strip() if file and _origin_of(name).is_file() else None
+    if other and Path(other) != file and Path(other).is_file():
+        raise KitError(f"{file} is called '{name}' like {other}, whose runs it would overwrite: give one of them "
+                       "another name")
+
+
+def _origin_of(name: str) -> Path:
+    """Where it is noted which file of one's own the runs of an experiment are of."""
+    return runs_folder() / name / "file.txt"
 
 
 def start(experiment: str = "digits_fgsm", profile: str = "demo", seed: int = 0, overrides=None) -> Run:

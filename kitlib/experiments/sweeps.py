@@ -8,19 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-import pandas as pd
 import pydantic
 from matplotlib.figure import Figure
-from scipy import stats
 
 from kitlib import plots
 from kitlib.base.files import atomic_folder, read_json, read_yaml, write_json, write_text
 from kitlib.base.places import REPOSITORY
 from kitlib.base.settings import KitError, Settings, slug, suggestion
 from kitlib.experiments import results, runs
+from kitlib.experiments.aggregates import LEGEND, Group, PaperSpread, accuracy_table, paper_table
 from kitlib.experiments.batch import Job
-from kitlib.experiments.results import as_markdown, measured_for
+from kitlib.experiments.headless import name_of
+from kitlib.experiments.results import as_markdown
 
 SWEEPS = REPOSITORY / "notebooks" / "sweeps"
 PUBLISHED = REPOSITORY / "figures" / "sweeps"
@@ -153,58 +152,6 @@ def _combinations(sweep: Sweep) -> list[tuple[dict[str, str], list[Job]]]:
     return found
 
 
-class Spread(Settings):
-    """One accuracy over seeds: its mean, the standard deviation between runs (n - 1 in the denominator), and the
-    95 % t-interval of the mean, cut to [0, 1]. With one run there is neither.
-
-    The interval holds what differs from seed to seed: weights, batches, attacks and, where the split is
-    drawn by the seed, the test images. It does not hold what a single run's Wilson interval says.
-    """
-
-    n: int
-    seeds: tuple[int, ...]
-    values: tuple[float, ...]
-    mean: float
-    deviation: float | None = None
-    interval: tuple[float, float] | None = None
-
-    @classmethod
-    def of(cls, by_seed: dict[int, float]) -> Spread:
-        seeds, values = zip(*sorted(by_seed.items()), strict=True)
-        n, mean = len(values), float(np.mean(values))
-        if n == 1:
-            return cls(n=n, seeds=seeds, values=values, mean=mean)
-        deviation = float(np.std(values, ddof=1))
-        reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * deviation / n**0.5
-        return cls(n=n, seeds=seeds, values=values, mean=mean, deviation=deviation,
-                   interval=(max(0.0, mean - reach), min(1.0, mean + reach)))
-
-
-class PaperSpread(Settings):
-    """One figure of a paper, in per cent, beside its measurements over seeds; `verdicts` counts those of the runs."""
-
-    id: str
-    paper: float
-    as_published: Spread
-    as_defined: Spread
-    verdicts: dict[str, int]
-
-
-class Group(Settings):
-    """The runs of one experiment and one combination of the grid, over seeds.
-
-    models: model -> row of the table -> spread. seconds: means. headline: the rows that pictures show.
-    """
-
-    experiment: str
-    variation: dict[str, str]
-    synthetic: bool
-    headline: tuple[str, ...]
-    models: dict[str, dict[str, Spread]]
-    paper: tuple[PaperSpread, ...]
-    seconds: dict[str, float]
-
-
 class Aggregate(Settings):
     """What the finished runs of a sweep say together; `missing` are the folders of the others.
 
@@ -233,7 +180,7 @@ def aggregate(sweep: Sweep, stale: Collection[Path] = (), published: bool = Fals
         missing += [str(job.run.folder.relative_to(runs.runs_folder())) for job in jobs if job.run.seed not in by_seed]
         finished, elsewhere = finished + len(by_seed), elsewhere + len(by_seed) - len(here)
         if by_seed:
-            groups.append(_group(variation, by_seed))
+            groups.append(Group.of(variation, by_seed))
     if not groups:
         raise KitError(f"no run of sweep '{sweep.name}' is finished: make sweep FILE=... runs them")
     return Aggregate(sweep=sweep, finished=finished, published=elsewhere, missing=tuple(missing), groups=tuple(groups))
@@ -258,82 +205,6 @@ def _record_of(job: Job) -> Path:
     return Path("records", place.with_name(f"{place.name}.json"))
 
 
-def _group(variation: dict[str, str], by_seed: dict[int, results.Results]) -> Group:
-    first = next(iter(by_seed.values()))
-    entries = {seed: {entry.id: entry for entry in found.paper} for seed, found in by_seed.items()}
-    if any(each.keys() != entries[first.seed].keys() for each in entries.values()):
-        raise KitError(f"the runs of experiment '{first.experiment['name']}' answer different figures of the paper: "
-                       "run the sweep again")
-
-    rows = results.rows_of(first)
-    worst_case = {key: label for label, key in rows.items()}["worst case"]
-
-    def spread(measure) -> Spread:
-        return Spread.of({seed: measure(found) for seed, found in by_seed.items()})
-
-    return Group(
-        experiment=first.experiment["name"], variation=variation, synthetic=first.synthetic,
-        models={
-            model: {label: spread(lambda found, m=model, k=key: measured_for(found.models[m], k).accuracy)
-                    for label, key in rows.items()}
-            for model in first.models},
-        paper=tuple(
-            PaperSpread(
-                id=entry.id, paper=entry.paper,
-                as_published=Spread.of({seed: each[entry.id].as_published.accuracy for seed, each in entries.items()}),
-                as_defined=Spread.of({seed: each[entry.id].as_defined.accuracy for seed, each in entries.items()}),
-                verdicts=_counted(each[entry.id].verdict or "(other data)" for each in entries.values()))
-            for entry in first.paper),
-        seconds={what: float(np.mean([found.seconds[what] for found in by_seed.values()])) for what in first.seconds},
-        headline=("clean", *list(first.experiment["attacks"]["as_published"])[:1],
-                  first.experiment["evaluation"]["headline"], worst_case),
-    )
-
-
-def _counted(values) -> dict[str, int]:
-    values = list(values)
-    return {value: values.count(value) for value in sorted(set(values))}
-
-
-def accuracy_table(found: Aggregate) -> pd.DataFrame:
-    """One row an experiment, combination and attack, one column a model; per cent."""
-    rows = []
-    for group in found.groups:
-        for under in next(iter(group.models.values())):
-            cells = {model: cell(spreads[under]) for model, spreads in group.models.items()}
-            rows.append({"experiment": group.experiment, **_axes(group), "under": under, **cells})
-    return pd.DataFrame(rows)
-
-
-def _axes(group) -> dict:
-    """The settings of a combination by their columns, which no other column may have the name of."""
-    return {f"{axis} (varied)" if axis in COLUMNS else axis: value for axis, value in group.variation.items()}
-
-
-def paper_table(found: Aggregate) -> pd.DataFrame:
-    """One row an experiment, combination and figure of the paper; empty where there is none."""
-    rows = []
-    for group in found.groups:
-        for entry in group.paper:
-            verdicts = ", ".join(f"{verdict} ({count})" for verdict, count in entry.verdicts.items())
-            rows.append({
-                "experiment": group.experiment, **_axes(group), "figure": entry.id, "paper": f"{entry.paper:.2f}",
-                "as published": cell(entry.as_published), "as defined": cell(entry.as_defined),
-                "verdict (runs)": verdicts})
-    return pd.DataFrame(rows)
-
-
-def cell(spread: Spread) -> str:
-    """'81.2 ± 1.3 [78.0, 84.4], n = 3': mean, standard deviation, interval of the mean, number of runs."""
-    if spread.deviation is None:
-        return f"{100 * spread.mean:.1f}, n = 1"
-    low, high = spread.interval
-    return f"{100 * spread.mean:.1f} ± {100 * spread.deviation:.1f} [{100 * low:.1f}, {100 * high:.1f}], n = {spread.n}"
-
-
-LEGEND = ("Cells: mean ± standard deviation over seeds [95 % t-interval of the mean], n = number of runs, in per cent.")
-
-
 def heading(found: Aggregate) -> str:
     """What the numbers of a sweep are about; synthetic data and missing runs are always marked."""
     mark = "SYNTHETIC data, " if any(group.synthetic for group in found.groups) else ""
@@ -351,7 +222,7 @@ def write(found: Aggregate, folder: Path) -> None:
 
 
 def _write(found: Aggregate, folder: Path) -> None:
-    for name, table in {"accuracy": accuracy_table(found), "paper": paper_table(found)}.items():
+    for name, table in {"accuracy": accuracy_table(found.groups), "paper": paper_table(found.groups)}.items():
         if len(table):
             write_text(folder / f"{name}.md", f"**{heading(found)}**\n\n{LEGEND}\n\n{as_markdown(table)}")
             write_text(folder / f"{name}.csv", table.to_csv(index=False))
@@ -378,12 +249,13 @@ def pictures(found: Aggregate) -> dict[str, Figure]:
     titles = {_title(group): group.models for group in found.groups}
     made = {"seeds": plots.over_seeds(titles)}
     for experiment, (key, labels) in itertools.product(found.sweep.experiment, found.sweep.grid.items()):
-        groups = _along(found, Path(experiment).stem, key)
+        name = name_of(experiment)
+        groups = _along(found, name, key)
         if len(groups) > 1:
             models = {model: {row: [group.models[model][row] for group in groups] for row in groups[0].headline}
                       for model in groups[0].models}
             shown = [label for label in labels if any(group.variation[key] == label for group in groups)]
-            made[f"{Path(experiment).stem}_{slug(key)}"] = plots.along_axis(key, shown, models)
+            made[f"{name}_{slug(key)}"] = plots.along_axis(key, shown, models)
     return made
 
 
@@ -399,4 +271,21 @@ def _title(group: Group) -> str:
 
 def read(path: Path) -> Aggregate:
     """Raises KitError where the file is missing, damaged or does not follow the schema."""
-    return Aggregate.read(read_json(path), str(path))
+    found = Aggregate.read(read_json(path), str(path))
+    return found.model_copy(update={"groups": tuple(_judged_anew(group, path.parent) for group in found.groups)})
+
+
+def _judged_anew(group: Group, folder: Path) -> Group:
+    """With today's verdicts, from the records beside an aggregate that an older version wrote."""
+    if all(entry.verdict or entry.why for entry in group.paper):
+        return group
+    records = [results.read(path) for path in sorted(folder.glob("records/*/*/seed*.json"))]
+    records = [found for found in records if found.experiment["name"] == group.experiment]
+
+    def anew(old: PaperSpread) -> PaperSpread:
+        entries = [(found.seed, entry) for found in records for entry in found.paper if entry.id == old.id]
+        measured = dict(zip(old.as_published.seeds, old.as_published.values, strict=True))
+        by_seed = {seed: entry for seed, entry in entries if measured.get(seed) == entry.as_published.accuracy}
+        return PaperSpread.of(by_seed) if by_seed.keys() == measured.keys() else old
+
+    return group.model_copy(update={"paper": tuple(map(anew, group.paper))})

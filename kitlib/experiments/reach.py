@@ -1,0 +1,31 @@
+"""What code of kitlib a notebook's numbers hang on: what its cells speak of, and all that this reaches by name.
+
+For the Snakefile, so it imports nothing that takes time.
+"""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from kitlib.base import code
+
+# What these make of an experiment's file is in the run's fingerprint, which a batch hands over beside the code.
+READING = ("kitlib.experiments.settings", "kitlib.experiments.experiment", "kitlib.base.machine")
+# Attacks and defences are called by the names that an experiment gives them, so where these doors are used, all count.
+JUDGING = ("kitlib.attacks", "kitlib.evaluation", "kitlib.experiments.comparison", "kitlib.experiments.results")
+NAMED = {("kitlib.attacks", "CATALOGUE"), ("kitlib.evaluation.defences", "read")}
+STARTED = {("kitlib.base.setup", "prepare")}
+
+
+def code_of(notebook: Path) -> str:
+    """sha256 over the code of kitlib that a notebook reaches; neither comments, docstrings nor layout count."""
+    text = _code_in(notebook)
+    judges = any(name in JUDGING for name in code.imported_by(text))
+    return code.digest_of_text(text, STARTED | (NAMED if judges else set()), READING)
+
+
+def _code_in(notebook: Path) -> str:
+    cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
+    sources = ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    lines = (line for source in sources for line in source.splitlines())
+    return "\n".join(line for line in lines if not line.startswith(("%", "!")))
