@@ -1,4 +1,4 @@
-"""Would the model be right more often on pictures loaded in another way? Then the audit may judge the wrong pictures."""
+"""Would the model be right more often on pictures loaded in another way? Then the audit may judge the wrong ones."""
 from __future__ import annotations
 
 import dataclasses

@@ -175,7 +175,8 @@ def run(measurements: Measurements, *, model: str, data: str, class_order: str =
         attacks={name: _attack(each) for name, each in m.ensemble.items()},
         own={name: _attack(each) for name, each in m.own.items()}, worst_case=_measured(m.survivors),
         sweep={format_epsilon(size): _measured(each.right) for size, each in m.sweep.items()},
-        checks=tuple(CheckRecord.of(check, found) for check, found in findings), verdict=judge(m, findings), loading=loading,
+        checks=tuple(CheckRecord.of(check, found) for check, found in findings), verdict=judge(m, findings),
+        loading=loading,
     )
     return Audit(record, m)
 

@@ -72,9 +72,11 @@ def decode(path: Path, channels: int, upright: bool, window: Window | None = Non
         return Decoded(_with_tensorflow(data, channels), False, deepest, digest)
     if window and picture.mode in ("I", "F"):
         return Decoded(windowed(np.asarray(picture, np.float32), window), True, None, digest)
-    pixels = _with_tensorflow(data, channels) if not upright and picture.format in KERAS_FORMATS else None
+    as_keras = not upright and picture.format in KERAS_FORMATS
+    pixels = _with_tensorflow(data, channels) if as_keras else None
     if pixels is None:
-        _refuse_frames(picture)
+        if not as_keras:
+            _refuse_frames(picture)
         turned = ImageOps.exif_transpose(picture) if upright else picture
         pixels = np.asarray(_eight_bits(turned, over_black=upright))
     return Decoded(pixels, False, None, digest)

@@ -1,4 +1,4 @@
-"""Folders of pictures: <class>/<picture>, <class>/<group>/<picture>, or train/, test/ and the like with these inside."""
+"""Folders of pictures: <class>/<picture>, <class>/<group>/<picture>, or parts (train/, test/) with such in them."""
 from __future__ import annotations
 
 import dataclasses

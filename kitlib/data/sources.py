@@ -20,7 +20,7 @@ from kitlib.data.dataset import Dataset
 from kitlib.data.decoding import printable
 from kitlib.data.folders import PictureFolder, inner_folders
 from kitlib.data.pictures import fit, read_pictures, refuse_beyond_memory
-from kitlib.data.settings import PARTS, DataSettings
+from kitlib.data.settings import DataSettings
 
 HOW_TO = "set KITLIB_DATA to the folder that holds it; data/README.md says how to get it"
 
