@@ -349,11 +349,13 @@ def all_kinds(tmp_path_factory):
     return home
 
 
-@pytest.mark.parametrize("channels", [3, 1])
-@pytest.mark.parametrize(("way", "option"), [("keras", None), ("keras-crop", "crop_to_aspect_ratio"),
-                                             ("keras-pad", "pad_to_aspect_ratio")])
-@pytest.mark.parametrize("interpolation", ["bilinear", "nearest", "bicubic", "area", "lanczos3"])
-def test_pixels_are_those_of_image_dataset_from_directory(all_kinds, channels, way, option, interpolation):
+CROP, PAD = ("keras-crop", "crop_to_aspect_ratio"), ("keras-pad", "pad_to_aspect_ratio")
+
+
+@pytest.mark.parametrize(("way", "option", "interpolation", "channels"), [
+    ("keras", None, "bilinear", 3), ("keras", None, "bilinear", 1), (*CROP, "bilinear", 3), (*PAD, "bilinear", 3),
+    ("keras", None, "nearest", 3), (*CROP, "bicubic", 1), (*PAD, "area", 1), ("keras", None, "lanczos3", 3)])
+def test_pixels_are_those_of_image_dataset_from_directory(all_kinds, way, option, interpolation, channels):
     home = all_kinds / "any" if channels == 1 else all_kinds      # Keras reads BMP, GIF and CMYK in colour only
     keras_own = keras.utils.image_dataset_from_directory(
         home, image_size=(20, 28), shuffle=False, verbose=False, interpolation=interpolation,
