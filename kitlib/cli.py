@@ -40,8 +40,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--traceback", action="store_true", help="show where an error was raised")
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    def command(name: str, purpose: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=purpose, epilog=f"example: {EXAMPLES[name]}")
+    def command(name: str, purpose: str, **options) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=purpose, epilog=f"example: {EXAMPLES[name]}", **options)
         made.set_defaults(function=functools.partial(_on_experiments, name))
         return made
 
@@ -66,7 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     fetched = command("data", "fetch a data set: where from, size and licence are said first")
     fetched.add_argument("name", help="cifar10 or lung")
     fetched.set_defaults(function=fetch_data, prepares=False, anywhere=True)
-    add_audit(command("audit", "is the robustness of a model real? nineteen checks"))
+    add_audit(command("audit", "is the robustness of a model real? nineteen checks",
+                      argument_default=argparse.SUPPRESS))
     add_report(command("report", "write report.html, one self-contained page about a run"))
     add_pretrained(command("pretrained", "list the models in figures/, or put those of an experiment into its run"))
     command("refresh", "regenerate the committed outputs of the notebooks")
@@ -120,7 +121,7 @@ def _check_it_is_the_repository(arguments) -> None:
 
 
 def add_audit(command: argparse.ArgumentParser) -> None:
-    """The options of `audit`."""
+    """The options of `audit`, named like the fields of the requests that they make (`_audit_request`)."""
     command._negative_number_matcher = re.compile(r"^-[\d.][\d.,eE+-]*$")   # -1,1 is a range, no option
     command.add_argument("file", nargs="?", help="a saved Keras 3 model (.keras), or weights with --model-name")
     command.add_argument("--data", help="digits, cifar10, ..., a folder of <class>/<image>, or an .npz")
@@ -130,30 +131,43 @@ def add_audit(command: argparse.ArgumentParser) -> None:
     command.add_argument("--quick", action="store_true", help="about a minute: fewer images and steps")
     command.add_argument("--images", type=int, help="images judged (default: 1000, quick 100)")
     command.add_argument("--out", type=Path, help="folder for the record and the report")
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--seed", type=int, help="default: 0")
     own = command.add_argument_group("a model of your own")
     own.add_argument("--input-range", type=_numbers(2), metavar="LOW,HIGH",
                      help="values of black and white, such as 0,255")
     own.add_argument("--mean", type=_numbers(), help="that inputs are to be normalised with, such as 0.485,0.456,0.406")
     own.add_argument("--std", type=_numbers())
     own.add_argument("--output", choices=("logits", "probabilities"))
-    own.add_argument("--class-order", help="class names in the order of the model's outputs, with commas")
+    own.add_argument("--class-order", type=_names, metavar="NAME,NAME,...",
+                     help="class names in the order of the model's outputs")
     own.add_argument("--train-data", help="what the model was trained on, to look for copies; as --data")
     own.add_argument("--allow-code", action="store_true",
                      help="run code that the file holds (Lambda layers): trust it first")
     own.add_argument("--import", dest="code", metavar="FILE.py",
                      help="Python file or module that defines the model's custom classes; it is run: trust it first")
     own.add_argument("--model-name", help="the kit's network that FILE holds weights of")
-    own.add_argument("--options", type=_mapping, default={}, help="of that network, as JSON")
+    own.add_argument("--options", type=_mapping, help="of that network, as JSON")
     own.add_argument("--input-shape", type=_shape, metavar="H,W,C",
                      help="of the images, for that network or a model that takes any (default: the data's)")
-    own.add_argument("--fit", choices=("crop", "stretch"), default="crop",
-                     help="pictures of other proportions: cut out the centre (default), or resize the whole")
+    _add_picture_options(command.add_argument_group("how the pictures of a folder are loaded"))
     run = command.add_argument_group("a model of a run of the kit")
     run.add_argument("--run", metavar="EXPERIMENT")
-    run.add_argument("--profile", default="demo")
-    run.add_argument("--model", choices=("baseline", "defended"), default="defended")
+    run.add_argument("--profile", help="default: demo")
+    run.add_argument("--model", choices=("baseline", "defended"), help="default: defended")
     command.set_defaults(function=run_audit)
+
+
+def _add_picture_options(group) -> None:
+    group.add_argument("--pictures", choices=("keras", "keras-crop", "keras-pad", "resize-and-crop"),
+                       help="keras (default): as keras.utils.image_dataset_from_directory does; keras-crop, keras-pad: "
+                            "with its crop_to_aspect_ratio, pad_to_aspect_ratio; resize-and-crop: as torchvision's "
+                            "Resize and CenterCrop do")
+    group.add_argument("--interpolation", help="of the ways of Keras, by its name there (default: bilinear)")
+    group.add_argument("--resize", type=int, metavar="PIXELS",
+                       help="of resize-and-crop: the shorter side before the centre is cut out (default: the size)")
+    group.add_argument("--intensity", type=_numbers(2), metavar="LOW,HIGH",
+                       help="values shown as black and white, for DICOM (after its rescale) and files of more than 8 "
+                            "bits, such as 0,4095")
 
 
 def _number(parse):
@@ -177,6 +191,10 @@ def _numbers(count: int | None = None):
     return numbers
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
+
+
 def _mapping(text: str) -> dict:
     try:
         found = json.loads(text)
@@ -194,34 +212,42 @@ def _shape(text: str) -> tuple[int, ...]:
     return tuple(map(int, found))
 
 
+def _audit_request(arguments):
+    """The request that the options make, and the function that makes its subject."""
+    from kitlib import audit
+    from kitlib.experiments import audits
+
+    given = {name: value for name, value in vars(arguments).items() if name not in ("function", "traceback", "out")}
+    if ("file" in given) == ("run" in given):
+        raise KitError("give either a model's file or --run EXPERIMENT")
+    if "run" in given:
+        why = "--run: a run has its own images, and its model takes pixels and returns logits"
+        return audits.RunRequest.of_options(given, why), audits.subject_of
+    return audit.Request.of_options(given, "a model's file"), audit.subject_of
+
+
 def run_audit(arguments) -> int:
     """Audit a model, write audit.json, figures and report.html, and say where."""
     from kitlib import audit
-    from kitlib.audit import report, request
+    from kitlib.audit import report
     from kitlib.base import files
-    from kitlib.data.pictures import printable
-    from kitlib.experiments import audits
+    from kitlib.data.decoding import printable
 
     started = time.perf_counter()
-    if (arguments.file is None) == (arguments.run is None):
-        raise KitError("give either a model's file or --run EXPERIMENT")
-    if arguments.images is not None and arguments.images < 1:
-        raise KitError(f"--images must be at least 1, not {arguments.images}")
-    if not 0 <= arguments.seed < 2**32:
-        raise KitError(f"--seed must be from 0 to {2**32 - 1}, not {arguments.seed}")
-    effort = audit.QUICK if arguments.quick else audit.FULL
-    effort = effort.model_copy(update={"images": arguments.images or effort.images})
-    subject, about, folder = (audits.from_run if arguments.run else request.from_file)(arguments, effort)
-    folder = (arguments.out or folder).absolute()
+    asked, subject_of = _audit_request(arguments)
+    subject, about, folder = subject_of(asked)
+    folder = getattr(arguments, "out", folder).absolute()
     files.check_folder(folder, may_hold=audit.LEAVES)
     print(f"judged: {about['model']}\non: {len(subject.images)} of {about['data']}\nclasses: {about['class_order']}\n"
           f"the model takes {subject.target.takes}\nand returns {subject.target.returns}\n", flush=True)
+    if about.get("loading") and about["loading"].sentence:
+        print(about["loading"].sentence + "\n", flush=True)
 
     def say(line: str) -> None:
         print(f"{time.perf_counter() - started:6.0f} s  {line}", flush=True)
 
-    measurements = audit.Measurements(subject, effort, arguments.seed, say, progress=sys.stderr.isatty())
-    found = audit.run(measurements, **about, quick=arguments.quick, command=_command())
+    measurements = audit.Measurements(subject, asked.effort, asked.seed, say, progress=sys.stderr.isatty())
+    found = audit.run(measurements, **about, quick=asked.quick, command=_command())
     _print(found.record)    # first, so that it is not lost where it cannot be written
     with files.atomic_folder(folder) as whole:
         found.write(whole)
@@ -231,7 +257,7 @@ def run_audit(arguments) -> int:
 
 
 def _command() -> str:
-    from kitlib.data.pictures import printable
+    from kitlib.data.decoding import printable
 
     return "python -m kitlib " + printable(shlex.join(sys.argv[1:]))
 

@@ -1,12 +1,8 @@
 """The audit: planted faults are each caught by the right check, an honest defence passes, and any model can be "
   "asked."""
 import dataclasses
-import os
 import shutil
-import subprocess
-import sys
 import types
-import zipfile
 
 import keras
 import numpy as np
@@ -15,13 +11,12 @@ import tensorflow as tf
 from keras import layers
 
 from kitlib import attacks, audit, data, models, plots, training
-from kitlib import cli as command_line
-from kitlib.audit import checks, material, measure, request
+from kitlib.audit import checks, measure
 from kitlib.base.files import read_json, write_json
 from kitlib.base.places import REPOSITORY
 from kitlib.base.settings import KitError
 from kitlib.evaluation import Accuracy
-from kitlib.experiments import report, results, runs
+from kitlib.experiments import audits, report, results, runs
 
 EPS = 0.25
 TINY = audit.Effort(images=200, steps=30, apgd_steps=15, queries=100, targets=1, cw_images=12, cw_searches=5,
@@ -451,7 +446,7 @@ def test_a_run_puts_its_own_claim_to_the_test(finished_run, tmp_path):
     content = read_json(run.path("results.json"))
     content["models"]["baseline"]["combined"]["accuracy"] = 0.123
     write_json(run.path("results.json"), content)
-    subject, _ = audit.of_run(run, "defended", images=20)
+    subject, _ = audits.of_run(run, "defended", images=20)
     dataset = run.dataset()
     assert subject.claim == results.of_run(run).models["defended"].combined.accuracy != 0.123
     assert (subject.kept_epoch, subject.robust_history) == (1, (0.1, 0.6, 0.3))
@@ -849,261 +844,7 @@ def test_a_block_of_augmentation_is_seen_through(functional):
     assert "0 to 255 (by its first layer, Rescaling)" in audit.prepare(model, some_images()).takes
 
 
-# --- the command
-
-def arguments(*words):
-    return command_line._parser().parse_args(["audit", *map(str, words)])
-
-
-@pytest.fixture
-def saved(tmp_path):
-    """A softmax model of 10 classes for values from 0 to 255, and an .npz of images."""
-    model, images = softmax_net(), np.rint(255 * some_images(30)).astype(np.uint8)
-    model.save(tmp_path / "mine.keras")
-    np.savez(tmp_path / "mine.npz", x_test=images, y_test=np.asarray(model(images)).argmax(1))
-    return tmp_path
-
-
-def image_folder(path, classes, count=4, shapes=((8, 8),)):
-    from PIL import Image
-
-    for number, name in enumerate(classes):
-        (path / name).mkdir(parents=True)
-        for image in range(count):
-            pixels = np.random.default_rng([number, image]).integers(0, 255, shapes[image % len(shapes)], np.uint8)
-            Image.fromarray(pixels).save(path / name / f"{image}.png")
-    return path
-
-
-def test_the_command_from_file_to_report(saved, capsys, monkeypatch):
-    weird = "<script>alert(1)</script>"
-    names = np.array([weird, "$a_b_c$", "$", *map(str, range(3, 10))])
-    np.savez(saved / "named.npz", **np.load(saved / "mine.npz"), class_names=names)
-    odd = saved / os.fsdecode(b"m\xe9.keras")      # no UTF-8
-    (saved / "mine.keras").rename(odd)
-    words = ["audit", odd, "--data", saved / "named.npz", "--eps", "8/255", "--claim", "0.9",
-             "--quick", "--images", "20", "--out", saved / "out"]
-    monkeypatch.setattr(sys, "argv", ["kitlib", *map(str, words)])
-    assert command_line.main() == 0
-    record = audit.read(saved / "out" / "audit.json")
-    assert record.verdict.kind == "refuted" and record.clean.count == 20 and "--claim 0.9" in record.command
-    page = (saved / "out" / "report.html").read_text()
-    assert "&lt;script&gt;" in page and "<script" not in page.lower()
-    assert "data:image/png" in page and "http" not in page.split("<body>")[0]
-    assert "REFUTED" in capsys.readouterr().out
-
-
-def test_a_mistake_is_one_clear_line_and_exit_code_2(saved, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["kitlib", "audit", str(saved / "mine.keras"), "--eps", "8/255"])
-    assert command_line.main() == 2
-    assert capsys.readouterr().err.startswith("error: --data is missing")
-
-
-def test_a_folder_is_numbered_in_alphabetical_order_unless_told(saved):
-    folder = image_folder(saved / "images", ["dog", "cat"])
-    softmax_net(classes=2).save(saved / "two.keras")
-    subject, about, _ = request.from_file(arguments(saved / "two.keras", "--data", folder, "--eps", 0.1), TINY)
-    assert subject.class_names == ("cat", "dog") and "0 = cat, 1 = dog" in about["class_order"]
-    turned, _, _ = request.from_file(
-        arguments(saved / "two.keras", "--data", folder, "--eps", 0.1, "--class-order", "dog,cat"), TINY)
-    assert turned.class_names == ("dog", "cat") and (turned.labels == 1 - subject.labels).all()
-    spaced, _, _ = request.from_file(
-        arguments(saved / "two.keras", "--data", folder, "--eps", 0.1, "--class-order", "dog, cat"), TINY)
-    assert spaced.class_names == turned.class_names
-
-
-def test_audits_that_ask_for_something_else_do_not_replace_each_other(saved):
-    folder = image_folder(saved / "images", ["dog", "cat"])
-    softmax_net(classes=2).save(saved / "two.keras")
-    asked = [("--eps", 0.1), ("--eps", 0.2), ("--eps", 0.1, "--quick"), ("--eps", 0.1, "--claim", 0.5)]
-    places = [request.from_file(arguments(saved / "two.keras", "--data", folder, *each), TINY)[2]
-              for each in (*asked, asked[0])]
-    assert len(set(places)) == 4 and places[0] == places[4]
-
-
-def test_a_folder_with_parts_brings_its_training_images(saved):
-    image_folder(saved / "parts" / "train", ["a", "b"])
-    image_folder(saved / "parts" / "test", ["a", "b"])
-    softmax_net(classes=2).save(saved / "two.keras")
-    subject, _, _ = request.from_file(arguments(saved / "two.keras", "--data", saved / "parts", "--eps", 0.1), TINY)
-    found = outcome("new_images", audit.Measurements(subject, TINY.model_copy(update={"queries": 5, "cw_images": 2})))
-    assert len(subject.train_images) > 0 and found.outcome == "flag"      # both parts are the same pictures
-
-
-@pytest.mark.parametrize(("parts", "judged"), [
-    (("train", "test"), 4), (("train", "val"), 4), (("test",), 4), (("validation", "train", "testing"), 4)])
-def test_parts_by_any_of_their_names(saved, parts, judged):
-    for number, part in enumerate(parts):
-        image_folder(saved / "parts" / part, ["a", "b"], count=2 if part != "train" else 3 + number)
-    found = material.read(str(saved / "parts"), material.Wanted((8, 8, 1), 2))
-    assert len(found.images) == judged and (found.train_images is not None) == ("train" in parts)
-    images, labels = material.read_training(str(saved / "parts"), material.Wanted((8, 8, 1), 2))
-    assert len(images) == len(labels) == (6 + 2 * parts.index("train") if "train" in parts else 4)
-
-
-def test_a_training_part_alone_is_nothing_to_judge_with(saved):
-    image_folder(saved / "parts" / "train", ["a", "b"])
-    with pytest.raises(KitError, match="a training part alone"):
-        material.read(str(saved / "parts"), material.Wanted((8, 8, 1), 2))
-
-
-def test_a_folder_of_a_picture_a_class_is_enough(saved):
-    found = material.read(str(image_folder(saved / "few", ["a", "b"], count=1)), material.Wanted((8, 8, 1), 2))
-    assert len(found.images) == 2 and found.source == "2 pictures in few, 8 x 8, grey, their own size"
-
-
-def test_what_was_done_to_pictures_is_said(saved):
-    folder = str(image_folder(saved / "images", ["a", "b"], count=1, shapes=[(16, 24)]))
-    cropped = material.read(folder, material.Wanted((8, 8, 1), 2))
-    stretched = material.read(folder, material.Wanted((8, 8, 1), 2, fit="stretch"))
-    assert "--fit stretch" in cropped.source and "the whole picture" in stretched.source
-    assert np.abs(cropped.images - stretched.images).max() > 0
-    expected = data.pictures.read_pictures([saved / "images/a/0.png"], data.pictures.Form(8, 8, 1, None), None)
-    np.testing.assert_array_equal(np.rint(255 * stretched.images[0]), expected["images"][0])
-    square = str(image_folder(saved / "square", ["a", "b"], count=1, shapes=[(16, 16)]))
-    assert "each resized to 8 x 8, grey" in material.read(square, material.Wanted((8, 8, 1), 2)).source
-
-
-def test_a_model_of_any_size_takes_the_pictures_own_or_asks(saved):
-    anything = material.Wanted((None, None, 1), 2)
-    same = material.read(str(image_folder(saved / "same", ["a", "b"], shapes=[(9, 9)])), anything)
-    assert same.images.shape[1:] == (9, 9, 1)
-    mixed = str(image_folder(saved / "mixed", ["a", "b"], shapes=[(9, 9), (8, 8)]))
-    with pytest.raises(KitError, match="--input-shape"):
-        material.read(mixed, anything)
-    model = keras.Sequential([keras.Input((None, None, 1)), layers.Rescaling(1 / 255), layers.Conv2D(4, 3),
-                              layers.GlobalAveragePooling2D(), layers.Dense(2)])
-    model.save(saved / "any.keras")
-    words = saved / "any.keras", "--data", mixed, "--eps", 0.1, "--input-shape"
-    subject, _, _ = request.from_file(arguments(*words, "12,12,1"), TINY)
-    assert subject.images.shape[1:] == (12, 12, 1)
-    with pytest.raises(KitError, match="--input-shape: the model takes images of"):
-        request.from_file(arguments(*words, "12,12,3"), TINY)
-    with pytest.raises(KitError, match="does not take images of .2, 2, 1."):
-        request.from_file(arguments(*words, "2,2,1"), TINY)
-
-
-def test_a_model_for_rectangles(saved):
-    folder = str(image_folder(saved / "images", ["a", "b"]))
-    with pytest.raises(KitError, match="--fit stretch"):
-        material.read(folder, material.Wanted((8, 12, 1), 2))
-    assert material.read(folder, material.Wanted((8, 12, 1), 2, fit="stretch")).images.shape[1:] == (8, 12, 1)
-    proper = str(image_folder(saved / "proper", ["a", "b"], shapes=[(8, 12), (16, 24)]))
-    assert material.read(proper, material.Wanted((8, 12, 1), 2)).images.shape[1:] == (8, 12, 1)
-
-
-def test_what_is_left_out_of_a_folder_is_said(saved):
-    folder = image_folder(saved / "images", ["a", "b", "c"])
-    for picture in (folder / "b").iterdir():
-        picture.rename(picture.with_suffix(".dcm"))
-    found = material.read(str(folder), material.Wanted((8, 8, 1), 3))
-    assert found.source.endswith("; no pictures of b; 4 other files ignored")
-    (folder / "c" / "0.png").write_bytes(b"junk")
-    with pytest.raises(KitError, match="0.png: it is none of"):
-        material.read(str(folder), material.Wanted((None, None, 1), 3))
-
-
-def test_wrong_classes_are_refused(saved):
-    folder = image_folder(saved / "images", ["dog", "cat", "cow"])
-    with pytest.raises(KitError, match="10 outputs, but the data have 3 classes"):
-        request.from_file(arguments(saved / "mine.keras", "--data", folder, "--eps", 0.1), TINY)
-    np.savez(saved / "bad.npz", images=some_images(3), labels=np.array([0, 1, 10]))
-    with pytest.raises(KitError, match="reach from 0 to 10"):
-        request.from_file(arguments(saved / "mine.keras", "--data", saved / "bad.npz", "--eps", 0.1), TINY)
-    np.savez(saved / "nine.npz", images=some_images(9), labels=np.arange(9))
-    _, about, _ = request.from_file(arguments(saved / "mine.keras", "--data", saved / "nine.npz", "--eps", 0.1), TINY)
-    assert "of 9 there is none" in about["data"]
-
-
-def test_training_data_that_do_not_fit_are_refused_at_once(saved):
-    words = saved / "mine.keras", "--data", saved / "mine.npz", "--eps", 0.1, "--train-data", saved / "train.npz"
-    for pairs, says in (({"x_train": some_images(4, (9, 9, 1)), "y_train": np.arange(4)}, "images of"),
-                        ({"x_train": some_images(4), "y_train": np.arange(8, 12)}, "reach from 8 to 11"),
-                        ({"x_train": some_images(4), "y_train": np.arange(3)}, "4 images"),
-                        ({"pixels": some_images(4)}, "x_train and y_train")):
-        np.savez(saved / "train.npz", **pairs)
-        with pytest.raises(KitError, match=says):
-            request.from_file(arguments(*words), TINY)
-    np.savez(saved / "train.npz", x_train=some_images(5), y_train=np.arange(5), x_test=some_images(3), y_test=[0, 1, 2])
-    assert len(request.from_file(arguments(*words), TINY)[0].train_images) == 5
-
-
-def test_code_in_a_model_runs_only_when_allowed(saved):
-    model = keras.Sequential([keras.Input((8, 8, 1)), layers.Rescaling(2.0, -1.0), layers.Lambda(lambda x: 2 * x),
-                              layers.Flatten(), layers.Dense(10)])
-    model.save(saved / "code.keras")
-    words = saved / "code.keras", "--data", saved / "mine.npz", "--eps", 0.1
-    with pytest.raises(KitError, match="--allow-code"):
-        request.from_file(arguments(*words), TINY)
-    subject, _, _ = request.from_file(arguments(*words, "--allow-code"), TINY)
-    np.testing.assert_allclose(subject.target.model(subject.images), model(subject.images), rtol=1e-5)
-
-
-@pytest.mark.parametrize("registered", [False, True])
-def test_custom_classes_come_from_the_file_that_is_named(saved, registered):
-    script = f"""import keras
-from beside import FACTOR
-{'@keras.saving.register_keras_serializable("mine")' if registered else ''}
-class Twice{registered}(keras.layers.Layer):
-    def call(self, x):
-        return FACTOR * x
-"""
-    (saved / "beside.py").write_text("FACTOR = 2\n")
-    (saved / "own_layers.py").write_text(script)
-    maker = f"""import sys; sys.path.insert(0, {str(saved)!r})
-import keras, own_layers
-keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Rescaling(1 / 255), own_layers.Twice{registered}(),
-                  keras.layers.Flatten(), keras.layers.Dense(10)]).save({str(saved / "own.keras")!r})"""
-    subprocess.run([sys.executable, "-c", maker], check=True, capture_output=True)
-    words = saved / "own.keras", "--data", saved / "mine.npz", "--eps", 0.1
-    with pytest.raises(KitError, match=f"Twice{registered} .of own_layers.*--import"):
-        request.from_file(arguments(*words), TINY)
-    subject, _, _ = request.from_file(arguments(*words, "--import", saved / "own_layers.py"), TINY)
-    assert subject.target.classes == 10
-    (saved / "leaves.py").write_text("import sys; sys.exit(0)")
-    for wrong in ("nowhere.py", "nowhere", f"{saved}/leaves.py"):
-        with pytest.raises(KitError, match=f"--import {wrong}: it cannot be run"):
-            request.from_file(arguments(*words, "--import", wrong), TINY)
-
-
-def test_files_that_are_no_models_get_no_advice_about_code(saved):
-    (saved / "torn.keras").write_bytes((saved / "mine.keras").read_bytes()[:500])
-    softmax_net().save_weights(saved / "some.weights.h5")
-    (saved / "saved_model").mkdir()
-    with zipfile.ZipFile(saved / "damaged.keras", "w", zipfile.ZIP_DEFLATED) as stored:
-        stored.writestr("config.json", '{"class_name": "Sequential", "config": {"name": "as good as a model"}}')
-    damaged = bytearray((saved / "damaged.keras").read_bytes())
-    damaged[60] ^= 255
-    (saved / "damaged.keras").write_bytes(damaged)
-    for name, says in (("torn.keras", "no Keras 3 model"), ("damaged.keras", "no Keras 3 model"),
-                       ("x" * 300, "exist"), ("some.weights.h5", "--model-name"),
-                       ("saved_model", "is a folder"), ("missing.keras", "does not exist")):
-        with pytest.raises(KitError, match=says) as error:
-            request.from_file(arguments(saved / name, "--data", saved / "mine.npz", "--eps", 0.1), TINY)
-        assert "--allow-code" not in str(error.value)
-
-
-def test_two_models_of_one_file_name_have_folders_of_their_own(saved):
-    (saved / "other").mkdir()
-    softmax_net(scale=1 / 127.5).save(saved / "other" / "mine.keras")
-    words = "--data", saved / "mine.npz", "--eps", 0.1
-    folders = [request.from_file(arguments(file, *words), TINY)[2] for file in (
-        saved / "mine.keras", saved / "other" / "mine.keras")]
-    assert len(set(folders)) == 2
-
-
-@pytest.mark.parametrize("name", ["thesis.tex", "figures/mine.png"])
-def test_the_folder_is_tried_before_anything_is_measured(saved, capsys, monkeypatch, name):
-    mine = saved / "full" / name
-    mine.parent.mkdir(parents=True)
-    mine.write_text("all my work")
-    words = ["audit", saved / "mine.keras", "--data", saved / "mine.npz", "--eps", "8/255", "--out", saved / "full"]
-    monkeypatch.setattr(sys, "argv", ["kitlib", *map(str, words)])
-    assert command_line.main() == 2
-    said = capsys.readouterr()
-    assert f"holds other things already ({name})" in said.err and "PGD" not in said.out
-    assert mine.read_text() == "all my work"
-
+# --- subjects of all kinds
 
 @pytest.mark.parametrize("channels", [2, 5])
 def test_pictures_of_any_number_of_channels_are_drawn(channels):
@@ -1126,40 +867,6 @@ def test_training_images_of_another_shape_or_label_are_refused(plain, digits_set
             measured(plain, digits_set, count=20, **wrong)
 
 
-def test_weights_with_the_name_of_a_kit_network(saved):
-    options = '{"widths": [4, 4], "dense": [8], "dropout": 0}'
-    settings = {"name": "even_deeper_cnn", "options": {"widths": [4, 4], "dense": [8], "dropout": 0}}
-    model = models.build(models.ModelSettings(**settings), (8, 8, 1), 10, seed=0)
-    model.save_weights(saved / "net.weights.h5")
-    words = (saved / "net.weights.h5", "--model-name", "even_deeper_cnn", "--options", options, "--eps", 0.1,
-             "--data", saved / "mine.npz")
-    with pytest.raises(KitError, match="--class-order"):
-        request.from_file(arguments(*words), TINY)
-    order = ",".join("abcdefghij")
-    subject, _, _ = request.from_file(arguments(*words, "--class-order", order), TINY)
-    np.testing.assert_allclose(subject.target.model(subject.images), model(subject.images), rtol=1e-5)
-
-
-@pytest.mark.parametrize("dropped", [("--input-range", "0,255"), ("--output", "probabilities"), ("--allow-code",)])
-def test_what_a_kit_network_settles_is_not_asked_for(saved, dropped):
-    words = saved / "net.weights.h5", "--model-name", "even_deeper_cnn", "--eps", 0.1, "--data", saved / "mine.npz"
-    with pytest.raises(KitError, match=f"{dropped[0]} does not go with --model-name"):
-        request.from_file(arguments(*words, *dropped), TINY)
-
-
-@pytest.mark.parametrize("dropped", [("--data", "mine"), ("--input-range", "0,255"), ("--class-order", "a,b"),
-                                     ("--allow-code",), ("--import", "x.py"), ("--fit", "stretch")])
-def test_what_a_run_settles_is_not_asked_for(dropped):
-    with pytest.raises(KitError, match=f"{dropped[0]} does not go with --run"):
-        request.from_run(arguments("--run", "digits_fgsm", *dropped), TINY)
-
-
-def test_options_of_a_network_need_its_name(saved):
-    words = saved / "mine.keras", "--eps", 0.1, "--data", saved / "mine.npz", "--options", '{"dropout": 0}'
-    with pytest.raises(KitError, match="--options does not go with a model's file without --model-name"):
-        request.from_file(arguments(*words), TINY)
-
-
 def test_one_hot_labels_are_refused():
     model, images = softmax_net(), some_images(10)
     target = audit.prepare(model, images)
@@ -1176,37 +883,6 @@ def test_two_softmax_heads_that_vote_can_be_judged():
     labels = models.predict_logits(target.model, images).argmax(1)
     found = attacks.run(attacks.FGSM(eps=EPS), target.model, images, labels, progress=False)
     assert target.probabilities and found.images.shape == images.shape
-
-
-@pytest.mark.parametrize(("arrays", "says"), [
-    ({"pixels": np.zeros(3)}, "x_test and y_test"),
-    ({"images": np.full((3, 8, 8), "black"), "labels": np.zeros(3, int)}, "must be numbers"),
-    ({"images": np.zeros((3, 8, 8), np.uint8), "labels": np.full(3, 2**32 + 1)}, "reach from 4294967297"),
-    ({"images": np.zeros((3, 8, 8), np.uint8), "labels": np.arange(3), "class_names": ["a", "b"]}, "2 classes"),
-    ({"images": np.zeros((3, 8, 8), np.uint8), "labels": np.arange(3), "class_names": np.array("a")}, "1 classes"),
-    ({"images": np.full((3, 8, 8), 200.0), "labels": np.zeros(3, int)}, "floats in"),
-    ({"images": np.zeros((3, 8, 8), np.uint8), "labels": np.zeros((3, 10))}, "one whole number"),
-    ({"images": np.zeros((3, 8, 8), np.uint8), "labels": np.zeros(4, int)}, "3 images .* and 4 labels"),
-])
-def test_an_npz_that_does_not_fit(tmp_path, arrays, says):
-    np.savez(tmp_path / "mine.npz", **arrays)
-    with pytest.raises(KitError, match=says):
-        material.read(str(tmp_path / "mine.npz"), material.Wanted((8, 8, 1), 10))
-
-
-def test_data_that_are_nowhere():
-    with pytest.raises(KitError, match="neither a data set"):
-        material.read("cifer10", material.Wanted((32, 32, 3), 10))
-    for nowhere in ("~nobody-of-that-name/x", "x" * 300):
-        with pytest.raises(KitError, match="neither a data set"):
-            material.read(nowhere, material.Wanted((32, 32, 3), 10))
-
-
-@pytest.mark.parametrize("shape", ["inf,8,1", "8.9,8,1", "0,8,1", "8,8"])
-def test_an_input_shape_is_three_whole_numbers(shape, capsys):
-    with pytest.raises(SystemExit):
-        arguments("m.keras", "--input-shape", shape)
-    assert "--input-shape" in capsys.readouterr().err
 
 
 # --- the report

@@ -7,7 +7,6 @@ import struct
 import tarfile
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 from drawn_data import lung_folder
@@ -241,38 +240,8 @@ def test_preparation_is_resize_of_the_shorter_side_then_centre_crop():
     """As torchvision's Resize(32), CenterCrop(28): 40 x 60 becomes 32 x 48, of which rows 2-29 and columns 10-37."""
     picture = Image.fromarray(noise(np.random.default_rng(0), 40, 60))
     expected = np.asarray(picture.resize((48, 32), Image.Resampling.BILINEAR))[2:30, 10:38]
-    form = pictures.Form(28, 28, 3, shorter_side=32)
-    np.testing.assert_array_equal(np.asarray(pictures._brought_to(form, picture)), expected)
-
-
-def test_or_the_whole_picture_is_resized_whatever_its_proportions(tmp_path):
-    """As keras.utils.image_dataset_from_directory does by default, to the rounding of its values."""
-    for name in "ab":
-        (tmp_path / name).mkdir()
-        Image.fromarray(noise(np.random.default_rng(0), 40, 60)).save(tmp_path / name / "1.png")
-    keras_own = keras.utils.image_dataset_from_directory(tmp_path, image_size=(28, 20), shuffle=False, verbose=False)
-    expected = next(iter(keras_own))[0].numpy()
-    form = pictures.Form(28, 20, 3, shorter_side=None)
-    found = pictures.read_pictures([tmp_path / "a" / "1.png"], form, cache=None)["images"]
-    assert np.abs(found[0] - expected[0]).max() <= 0.5
-
-
-def test_and_as_keras_does_neither_turned_nor_laid_over_black(tmp_path):
-    (tmp_path / "a").mkdir()
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    draw = np.random.default_rng(0)
-    Image.fromarray(noise(draw, 40, 60)).save(tmp_path / "a/1.png", exif=exif)
-    Image.fromarray(draw.integers(0, 256, (40, 60, 4), np.uint8), "RGBA").save(tmp_path / "a/2.png")
-    Image.fromarray(draw.integers(0, 256, (40, 60, 2), np.uint8), "LA").save(tmp_path / "a/3.png")
-    keras_own = keras.utils.image_dataset_from_directory(tmp_path, image_size=(28, 20), shuffle=False, verbose=False)
-    expected = next(iter(keras_own))[0].numpy()
-    paths = sorted((tmp_path / "a").iterdir())
-    as_keras, upright = (pictures.read_pictures(paths, pictures.Form(28, 20, 3, None, upright=upright), cache=None)
-                         for upright in (False, True))
-    assert np.abs(as_keras["images"] - expected).max() <= 0.5
-    assert all(np.abs(one - other).max() > 100 for one, other in zip(upright["images"], expected, strict=True))
-    assert as_keras["shapes"][0] == "60 x 40" and upright["shapes"][0] == "40 x 60"
+    form = pictures.Form(28, 28, 3, pictures.Loading("resize-and-crop", resize=32))
+    np.testing.assert_array_equal(np.asarray(pictures._with_torchvision(picture, form)), expected)
 
 
 def test_image_folder_reads_classes_and_keeps_a_decoded_copy(tmp_path):
@@ -400,7 +369,7 @@ def test_report_finds_copies_within_and_across_parts(tmp_path):
     report = read(tmp_path, name="image_folder", path="pets", split={"validation": 5, "test": 5}).report()
     assert report["identical_files"] == report["identical_images"] == 2
     assert sum(report["shared"].values()) >= 1
-    assert report["total"] == {"cat": 10, "dog": 10} and "1 other files ignored" in report["source"]
+    assert report["total"] == {"cat": 10, "dog": 10} and "(not read: 1 .txt)" in report["source"]
 
 
 # What images share
@@ -417,6 +386,22 @@ def test_near_duplicates_are_found_whatever_brightness_and_across_blocks(monkeyp
     images[25] = images[3] + 20
     pairs, values = similarity.near_duplicates(images)
     assert pairs.tolist() == [[3, 25]] and values[0] > 0.999
+
+
+def test_copies_rank_first_and_constant_ones_are_linked():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 64, 64, 1)).astype(np.uint8)
+    images[20:30] = images[:10]                                 # copies
+    images[30:40] = images[:10]
+    images[30:40, 0, 0, 0] += 1                                 # almost, so that float32 cannot tell
+    flat = np.full((4, 64, 64, 1), 7, np.uint8)
+    flat[3] = 8
+    pairs, values = similarity.near_duplicates(np.concatenate([images, flat]))
+    copies = [[number, number + 20] for number in range(10)] + [[40, 41], [40, 42], [41, 42]]
+    assert pairs[:13].tolist() == copies and (values[:13] == 1).all() and 0.999 < values[13:].min()
+    assert values[13:].max() < 1 and len(pairs) == 33 and not (pairs == 43).any()
+    groups = similarity.find_groups(flat, np.zeros(4, np.int32))
+    assert groups[0] == groups[1] == groups[2] != groups[3]
 
 
 def test_groups_link_alike_neighbours_of_a_class_and_distant_duplicates():

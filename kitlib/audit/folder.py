@@ -1,36 +1,33 @@
-"""A folder of pictures to judge with: <class>/<picture>, or train/, test/ and the like with such folders in them."""
+"""Pictures of a folder to judge with, brought to what the model takes."""
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from PIL import Image
 
 from kitlib.base.settings import KitError, first_few
-from kitlib.data.pictures import Form, inner_folders, list_pictures, memory_of_machine, printable, read_pictures
-from kitlib.data.sources import part_folders
+from kitlib.data import folders
+from kitlib.data.decoding import printable, size_of
+from kitlib.data.folders import WHOLE, PictureFolder
+from kitlib.data.pictures import Form, Loading, memory_of_machine, read_pictures
 
-Fit = Literal["crop", "stretch"]
-JUDGED = ("test", "validation", "all")
-TRAINING = ("train", "all", "validation", "test")
+JUDGED = ("test", "validation", WHOLE)
+TRAINING = ("train", WHOLE, "validation", "test")
 MOST_TRAINING = 50_000      # training pictures that copies are looked for in
-ORIENTATION = 0x0112        # what a camera says of how it was held
-FIT = {"crop": "resized so that it is filled, and the centre cut out (--fit stretch for the whole picture, as "
-               "Keras's image_dataset_from_directory does)",
-       "stretch": "the whole picture resized to it, whatever its proportions, not turned as a camera says, and without "
-                  "transparency"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-    """Some of the pictures of a part. images: uint8 N x H x W x C; labels: int32 N. total: how many there are.
-    shapes: files by width x height before they were brought to their form."""
+    """Some of the pictures of a part. images: float32 pixels, or uint8 for those trained on, N x H x W x C; labels:
+    int32 N; paths: their files; form: what they were brought to. total: how many there are. shapes: files by
+    width x height before."""
 
     images: np.ndarray
     labels: np.ndarray
+    paths: list[Path]
+    form: Form
     total: int
     shapes: Counter
 
@@ -38,7 +35,7 @@ class Pictures:
 @dataclasses.dataclass(frozen=True)
 class Folder:
     """What a folder holds: pictures to judge with, those that were trained on, if it has such a part, the classes in
-    alphabetical order, and in words where the pictures are from and what was done to them."""
+    Keras's order, and in words where the pictures are from and what was done to them."""
 
     judged: Pictures
     trained: Pictures | None
@@ -46,7 +43,7 @@ class Folder:
     source: str
 
 
-def read(path: Path, shape: tuple, count: int, seed: int, fit: Fit = "crop", which=JUDGED) -> Folder:
+def read(path: Path, shape: tuple, count: int, seed: int, loading: Loading, which=JUDGED) -> Folder:
     """At most `count` pictures, drawn at random with `seed`, as images of `shape` (None where any height, width or
     number of channels will do).
 
@@ -54,25 +51,26 @@ def read(path: Path, shape: tuple, count: int, seed: int, fit: Fit = "crop", whi
     train/ beside it count as trained on. Raises KitError where there are none, where a size is neither asked for nor
     common to all, or where pictures cannot be read.
     """
-    parts = _parts(path)
-    names = tuple(sorted({printable(place.name) for places in parts.values() for place in places}))
-    if len(names) < 2:
-        raise KitError(f"{printable(path)} holds {len(names)} folders of classes: it must hold <class>/<picture> for "
-                       "two classes or more, or such folders in test/ and train/")
-    listed = {part: _listed(places, names) for part, places in parts.items()}
-    judged = next((part for part in which if part in parts), None)
+    listed = folders.read(path)
+    if len(listed.class_names) < 2:
+        raise KitError(f"{printable(path)} holds {len(listed.class_names)} folders of classes: it must hold "
+                       "<class>/<picture> for two classes or more, or such folders in test/ and train/")
+    if not listed.paths:
+        raise KitError(f"{printable(path)} holds no pictures in its folders of classes"
+                       + (f" (not read: {listed.unread_words()})" if listed.unread else ""))
+    judged = next((part for part in which if (listed.parts == part).any()), None)
     if judged is None:
         raise KitError(f"{printable(path)} holds a training part alone: nothing is left to judge with. Give the folder "
                        "of that part if it is meant")
-    chosen = _some(*listed[judged][:2], count, seed)
-    form = _form(shape, chosen[0], fit)
-    found = _read(*chosen, len(listed[judged][0]), form)
+    chosen = _some(listed, judged, count, seed)
+    form = _form(shape, chosen[0], loading)
+    found = _read(*chosen, form, rounded=False)
     trained = None
-    if "train" in parts and judged != "train":
-        trained = _read(*_some(*listed["train"][:2], _most_training(form), seed), len(listed["train"][0]), form)
-    where = printable(path.name) + ("" if judged == "all" else f", its {judged} part")
-    source = f"{_source(where, found, trained, form)}{_left_out(listed[judged], names)}"
-    return Folder(found, trained, names, source)
+    if "train" in listed.own_parts and judged != "train":
+        trained = _read(*_some(listed, "train", _most_training(form), seed), form, rounded=True)
+    where = printable(path.name) + ("" if judged == WHOLE else f", its {judged} part")
+    return Folder(found, trained, listed.class_names,
+                  f"{_source(where, found, trained)}{_left_out(listed, listed.labels[listed.parts == judged])}")
 
 
 def _most_training(form: Form) -> int:
@@ -80,47 +78,22 @@ def _most_training(form: Form) -> int:
     return min(MOST_TRAINING, max(1, memory_of_machine() // 8 // (form.height * form.width * form.channels)))
 
 
-def _parts(path: Path) -> dict[str, list[Path]]:
-    """Folders of classes, by part; "all" where there are no parts."""
-    own = part_folders(path)
-    return {part: inner_folders(entry) for part, entry in own.items()} or {"all": inner_folders(path)}
+def _some(listed: PictureFolder, part: str, count: int, seed: int) -> tuple[list[Path], np.ndarray, int]:
+    """Files, their labels, and how many the part has."""
+    rows = np.flatnonzero(listed.parts == part)
+    chosen = rows[np.sort(np.random.default_rng(seed).permutation(len(rows))[:count])]
+    return [listed.paths[row] for row in chosen], listed.labels[chosen], len(rows)
 
 
-def _listed(places: list[Path], names) -> tuple[list[Path], np.ndarray, int]:
-    """Pictures, their labels, and how many other files lie beside them."""
-    paths, labels, others = [], [], 0
-    for place in places:
-        found, ignored = list_pictures(place)
-        paths += found
-        labels += [names.index(printable(place.name))] * len(found)
-        others += ignored
-    if not paths:
-        raise KitError(f"{printable(places[0].parent) if places else 'the folder'} holds no pictures in its "
-                       f"{len(places)} folders ({others} other files)")
-    return paths, np.array(labels, np.int32), others
+def _read(paths, labels, total: int, form: Form, rounded: bool) -> Pictures:
+    arrays = read_pictures(paths, form, rounded=rounded)
+    return Pictures(arrays["images"], labels, paths, form, total, Counter(arrays["shapes"].tolist()))
 
 
-def _left_out(listed, names) -> str:
-    _, labels, others = listed
-    empty = [name for number, name in enumerate(names) if number not in labels]
-    return ((f"; no pictures of {first_few(empty)}" if empty else "")
-            + (f"; {others} other files ignored" if others else ""))
-
-
-def _some(paths: list[Path], labels: np.ndarray, count: int, seed: int) -> tuple[list[Path], np.ndarray]:
-    rows = np.sort(np.random.default_rng(seed).permutation(len(paths))[:count])
-    return [paths[row] for row in rows], labels[rows]
-
-
-def _read(paths, labels, total: int, form: Form) -> Pictures:
-    arrays = read_pictures(paths, form, cache=None)
-    return Pictures(arrays["images"], labels, total, Counter(arrays["shapes"].tolist()))
-
-
-def _form(shape: tuple, paths: list[Path], fit: Fit) -> Form:
+def _form(shape: tuple, paths: list[Path], loading: Loading) -> Form:
     height, width, channels = shape
     if height is None or width is None:
-        sizes = _sizes(paths, upright=fit == "crop")
+        sizes = {size_of(path, loading.upright) for path in paths} - {None}
         if len(sizes) > 1:
             raise KitError("the model takes images of any size, and the pictures are of several: say which "
                            "(--input-shape H,W,C)")
@@ -128,31 +101,20 @@ def _form(shape: tuple, paths: list[Path], fit: Fit) -> Form:
     if channels not in (1, 3, None):
         raise KitError(f"the model takes images of {channels} channels; pictures have 1 or 3: prepare them yourself "
                        "and give an .npz")
-    if fit == "crop" and height == width:
-        return Form(height, width, channels or 3, shorter_side=height)
-    if fit == "crop" and not all(high * width == wide * height for high, wide in _sizes(paths, upright=True)):
-        raise KitError(f"the model takes images of {height} x {width}, which are not square: say --fit stretch, or "
-                       "prepare them yourself and give an .npz")
-    return Form(height, width, channels or 3, shorter_side=None, upright=fit == "crop")
-
-
-def _sizes(paths: list[Path], upright: bool) -> set[tuple[int, int]]:
-    """Heights and widths of the pictures; of one that does not tell, reading it will say why."""
-    return {_size(path, upright) for path in paths} - {None}
-
-
-def _size(path: Path, upright: bool) -> tuple[int, int] | None:
-    """Height and width of a picture as it is stored, or `upright` as it is to be seen; None where it does not tell."""
     try:
-        with Image.open(path) as picture:
-            turned = upright and picture.getexif().get(ORIENTATION, 1) >= 5
-            return picture.size if turned else picture.size[::-1]
-    except (OSError, ValueError, Image.DecompressionBombError):
-        return None
+        return Form(height, width, channels or 3, loading)
+    except KitError as error:
+        raise KitError(f"--pictures: {error}") from None
 
 
-def _source(where: str, judged: Pictures, trained: Pictures | None, form: Form) -> str:
-    said = f"{judged.total:,} pictures in {where}, {_what_was_done(judged.shapes, form)}"
+def _left_out(listed: PictureFolder, labels: np.ndarray) -> str:
+    empty = [name for number, name in enumerate(listed.class_names) if number not in labels]
+    return ((f"; no pictures of {first_few(empty)}" if empty else "")
+            + (f"; not read: {listed.unread_words()}" if listed.unread else ""))
+
+
+def _source(where: str, judged: Pictures, trained: Pictures | None) -> str:
+    said = f"{judged.total:,} pictures in {where}, {_what_was_done(judged.shapes, judged.form)}"
     if trained and len(trained.labels) < trained.total:
         said += f"; of its {trained.total:,} training pictures {len(trained.labels):,} were looked at"
     return said
@@ -160,9 +122,6 @@ def _source(where: str, judged: Pictures, trained: Pictures | None, form: Form) 
 
 def _what_was_done(shapes: Counter, form: Form) -> str:
     size = f"{form.height} x {form.width}, {'grey' if form.channels == 1 else 'RGB'}"
-    if set(shapes) == {f"{form.width} x {form.height}"}:
+    if set(shapes) == {f"{form.width} x {form.height}"} and form.loading.resize in (None, form.height):
         return f"{size}, their own size"
-    proportions = {int(width) * form.height == int(height) * form.width
-                   for width, height in (shape.split(" x ") for shape in shapes)}
-    how = FIT["crop" if form.upright else "stretch"]
-    return f"each resized to {size}" if proportions == {True} else f"brought to {size}: {how}"
+    return f"brought to {size}: {form.loading}"

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from kitlib import plots
 from kitlib.audit.checks import CHECKS, Check, Finding, Outcome
+from kitlib.audit.loading import LoadingRecord
 from kitlib.audit.measure import LINE, Effort, Measurements
 from kitlib.audit.verdict import Verdict, judge
 from kitlib.base.files import read_json, sha256, write_json
@@ -63,7 +64,8 @@ class AuditRecord(Settings):
 
     model, data: what was judged and on what, in words. model_sha256: of its file, where there is one. target: how
     input range and output were found out. class_order: how the data's classes are matched to the model's outputs.
-    sweep: accuracy under PGD by eps. own: accuracies under the claim's own attacks.
+    sweep: accuracy under PGD by eps. own: accuracies under the claim's own attacks. loading: of pictures in a folder,
+    whether another way to load them would do better.
     """
 
     schema_version: Literal[1] = 1
@@ -92,6 +94,7 @@ class AuditRecord(Settings):
     sweep: dict[str, Measured]
     checks: tuple[CheckRecord, ...]
     verdict: Verdict
+    loading: LoadingRecord | None = None
 
 
 class Audit:
@@ -149,10 +152,11 @@ class Audit:
 
 
 def run(measurements: Measurements, *, model: str, data: str, class_order: str = "as given", synthetic: bool = False,
-        quick: bool = False, command: str | None = None, model_sha256: str | None = None) -> Audit:
+        quick: bool = False, command: str | None = None, model_sha256: str | None = None,
+        loading: LoadingRecord | None = None) -> Audit:
     """Make all nineteen checks and the verdict.
 
-    model, data, class_order, command: what the record says of them, in words.
+    model, data, class_order, command, loading: what the record says of them.
     """
     m, started, findings = measurements, time.perf_counter(), []
     for check in CHECKS:
@@ -160,8 +164,9 @@ def run(measurements: Measurements, *, model: str, data: str, class_order: str =
         findings.append((check, found))
         m.say(f"[{check.number:2}/{len(CHECKS)}] {found.outcome:<11} {check.title}")
     subject = m.subject
+    caution = f"; {loading.sentence}" if loading and loading.sentence else ""
     record = AuditRecord(
-        model=model, model_sha256=model_sha256, data=data, synthetic=synthetic,
+        model=model, model_sha256=model_sha256, data=data + caution, synthetic=synthetic,
         class_names=tuple(map(str, subject.class_names)),
         class_order=class_order, takes=subject.target.takes, returns=subject.target.returns, eps=subject.eps,
         claim=subject.claim, quick=quick, seed=m.seed, effort=m.effort, command=command, environment=environment(),
@@ -171,6 +176,7 @@ def run(measurements: Measurements, *, model: str, data: str, class_order: str =
         own={name: _attack(each) for name, each in m.own.items()}, worst_case=_measured(m.survivors),
         sweep={format_epsilon(size): _measured(each.right) for size, each in m.sweep.items()},
         checks=tuple(CheckRecord.of(check, found) for check, found in findings), verdict=judge(m, findings),
+        loading=loading,
     )
     return Audit(record, m)
 

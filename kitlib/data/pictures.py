@@ -1,122 +1,119 @@
-"""Picture files of all kinds, from people one need not trust, to arrays."""
+"""Picture files brought to one size: as Keras loads them, or as the papers prepare them."""
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
-import io
 import json
 import os
-import re
-import stat
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from kitlib.base import files
 from kitlib.base.settings import KitError
+from kitlib.data.decoding import HOW_TO_STATE, Unreadable, Window, decode, printable
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
-MAX_BYTES = 2**28
-MAX_PIXELS = 2**26
-MIN_SIDE = 4
-MAX_RATIO = 16
+Way = Literal["keras", "keras-crop", "keras-pad", "resize-and-crop"]
+Interpolation = Literal["bilinear", "nearest", "bicubic", "area", "lanczos3", "lanczos5", "gaussian", "mitchellcubic"]
+WAYS = get_args(Way)
 THUMBNAIL = 64
-CACHE_FORMAT = 3
+CACHE_FORMAT = 4
+DARKEST = 2**14         # 16-bit grey whose largest value lies below must say what is white: most likely 4095
+KERAS_OPTIONS = {"keras": "", "keras-crop": ", crop_to_aspect_ratio=True", "keras-pad": ", pad_to_aspect_ratio=True"}
 
 
-class Unreadable(Exception):
-    """Why one picture cannot be used; collected, so that all are named at once."""
+@dataclasses.dataclass(frozen=True)
+class Loading:
+    """How pictures are brought to a size.
 
-
-def printable(name: str | Path) -> str:
-    """A file name as it can be printed and stored: control characters and invalid bytes escaped."""
-    text = os.fsencode(str(name)).decode("utf-8", "backslashreplace")
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-
-
-def list_pictures(folder: Path) -> tuple[list[Path], int]:
-    """Picture files directly in `folder`, in the order of the numbers in their names, and how many
-    other files lie there. Hidden files do not count.
-
-    Raises KitError for a folder that cannot be listed or that holds further folders.
+    way: `keras`, `keras-crop`, `keras-pad` are keras.utils.image_dataset_from_directory with its defaults, with
+    crop_to_aspect_ratio and with pad_to_aspect_ratio (its decoder; resized in floating point, not rounded; not turned
+    as a camera says; transparency left out). `resize-and-crop` is torchvision's Resize(resize), CenterCrop(size) on
+    the upright picture over black, bilinear with antialiasing, rounded to 8 bits.
+    interpolation: of the ways of Keras, by its name there. resize: of `resize-and-crop`, to which the shorter side is
+    resized, in pixels (None: the size). window: values shown as black and white, see `decoding.decode`.
     """
-    try:
-        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-        inner = [entry for entry in entries if entry.is_dir()]
-    except OSError as error:
-        raise KitError(f"folder {printable(folder)} cannot be read ({error.strerror})") from None
-    if inner:
-        raise KitError(f"{printable(folder)} holds a folder '{printable(inner[0].name)}': "
-                       "a class's images must lie directly in the folder of the class")
-    pictures = [entry for entry in entries if entry.suffix.lower() in SUFFIXES]
-    return sorted(pictures, key=_number_order), len(entries) - len(pictures)
 
+    way: Way = "keras"
+    interpolation: Interpolation = "bilinear"
+    resize: int | None = None
+    window: Window | None = None
 
-def inner_folders(place: Path) -> list[Path]:
-    """Folders directly in `place` in alphabetical order, hidden ones left out; none where it is no folder.
+    def __post_init__(self):
+        if self.resize is not None and self.way != "resize-and-crop":
+            raise KitError(f"a shorter side to resize to goes with resize-and-crop, not with {self.way}")
+        if self.interpolation != "bilinear" and self.way == "resize-and-crop":
+            raise KitError(f"the interpolation {self.interpolation} goes with the ways of Keras, not with {self.way}, "
+                           "which is bilinear")
+        if self.window and not self.window[0] < self.window[1]:
+            raise KitError(f"a window goes from the value of black up to that of white, not from {self.window[0]:g} to "
+                           f"{self.window[1]:g}")
 
-    Raises KitError where it may not be read.
-    """
-    try:
-        return sorted(entry for entry in place.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    except PermissionError:
-        raise KitError(f"folder {printable(place)} cannot be read: you lack the permission") from None
-    except OSError:
-        return []
+    @property
+    def upright(self) -> bool:
+        return self.way == "resize-and-crop"
 
-
-def _number_order(path: Path) -> list:
-    """Sort key by which 'case (2)' comes before 'case (10)'."""
-    return [(0, int(piece), "") if piece.isdecimal() else (1, 0, piece)
-            for piece in re.split(r"([0-9]+)", path.name) if piece]
+    def __str__(self) -> str:
+        if self.way == "resize-and-crop":
+            return "the shorter side resized" + (f" to {self.resize}" if self.resize else "") + ", the centre cut out"
+        return f"as keras.utils.image_dataset_from_directory does ({self.interpolation}{KERAS_OPTIONS[self.way]})"
 
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """What every picture is brought to: height x width in pixels, with 1 (grey) or 3 channels.
+    """What every picture is brought to: height x width in pixels, with 1 (grey) or 3 channels, and how.
 
-    shorter_side: to which the shorter side is resized before the centre is cut out, as torchvision's
-    Resize(shorter_side), CenterCrop((height, width)) do, bilinear with antialiasing. None resizes the whole picture to
-    height x width, whatever its proportions, as Keras's image_dataset_from_directory does, bilinear without.
-    upright: turn a picture as its camera says, and lay transparent ones over black. Where False, colours stand as if
-    nothing were transparent and nothing is turned, which is what Keras does.
+    Raises KitError for a size to which `resize-and-crop` cannot bring a picture.
     """
 
     height: int
     width: int
     channels: int
-    shorter_side: int | None
-    upright: bool = True
+    loading: Loading = Loading()
+
+    def __post_init__(self):
+        if self.loading.way == "resize-and-crop" and (self.height != self.width or self.shorter_side < self.height):
+            raise KitError(f"resize-and-crop gives square pictures no larger than the shorter side that is resized to, "
+                           f"not {self.height} x {self.width}: keras-crop cuts out any size")
+
+    @property
+    def shorter_side(self) -> int:
+        return self.loading.resize or self.height
 
 
-def read_pictures(paths: list[Path], form: Form, cache: Path | None) -> dict[str, np.ndarray]:
-    """Decode files to `images` (uint8, N x height x width x channels), `thumbnails` (uint8, N x 64 x 64, grey,
-    the whole picture), `digests` (sha256 of each file, hexadecimal) and `shapes` (text, width x height of each file).
+def read_pictures(paths: list[Path], form: Form, cache: Path | None = None,
+                  rounded: bool = True) -> dict[str, np.ndarray]:
+    """Decode files to `images` (N x height x width x channels: uint8; or, not `rounded`, float32 pixels in [0, 1]),
+    `thumbnails` (uint8, N x 64 x 64, grey, the whole picture), `digests` (sha256 of each file, hexadecimal) and
+    `shapes` (text, width x height of each file).
 
-    Sixteen-bit grey is scaled to eight. A decoded copy is kept in the folder `cache` where that can be written, named
-    by the state of the files and `form`.
-    Raises KitError that names the files which cannot be read, and why.
+    Not rounded, images loaded in a way of Keras are Keras's own divided by 255, but for values beyond black and white
+    that some interpolations make, which are clipped. 16-bit grey is scaled to 8 bits by the window, or by 65,535.
+    A decoded copy is kept in the folder `cache` where that can be written, named by the state of the files and `form`.
+    Raises KitError that names the files which cannot be read, and why; for 16-bit grey that uses so little of its range
+    that a window must be stated; for a window that no picture needs.
     """
-    refuse_beyond_memory(len(paths), form.height, form.width, form.channels)
-    kept = cache / f"{_state(paths, form)}.npz" if cache else None
+    refuse_beyond_memory(len(paths), form.height, form.width, form.channels, 1 if rounded else 4)
+    kept = cache / f"{_state(paths, form, rounded)}.npz" if cache else None
     if kept and kept.exists():
         with contextlib.suppress(KitError):  # a damaged copy is made anew
             return files.read_arrays(kept)
-    arrays = _decode_all(paths, form)
+    arrays = _read_all(paths, form, rounded)
     if kept:
         with contextlib.suppress(KitError):  # a folder that cannot be written only costs the time to decode again
             files.write_arrays(kept, **arrays)
     return arrays
 
 
-def refuse_beyond_memory(count: int, height: int, width: int, channels: int) -> None:
-    """Raises KitError where so many images as uint8 would fill more than half of the machine's memory."""
-    needed, memory = count * height * width * channels, memory_of_machine()
+def refuse_beyond_memory(count: int, height: int, width: int, channels: int, bytes_each: int = 1) -> None:
+    """Raises KitError where so many images would fill more than half of the machine's memory."""
+    needed, memory = count * height * width * channels * bytes_each, memory_of_machine()
     if needed > memory / 2:
         raise KitError(f"{count:,} images of {height} x {width} x {channels} need {needed / 2**30:.1f} GiB, more "
                        f"than half of this machine's {memory / 2**30:.1f}: choose a smaller size or fewer images")
@@ -127,11 +124,11 @@ def memory_of_machine() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _state(paths, form: Form) -> str:
+def _state(paths, form: Form, rounded: bool) -> str:
     stats = [_stat(path) for path in paths]
     entries = [[printable(path), entry.st_size, entry.st_mtime_ns] for path, entry in zip(paths, stats, strict=True)
                if entry]
-    key = [CACHE_FORMAT, dataclasses.astuple(form), len(paths), entries]
+    key = [CACHE_FORMAT, dataclasses.astuple(form), rounded, len(paths), entries]
     return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
 
 
@@ -142,27 +139,42 @@ def _stat(path):
         return None
 
 
-def _decode_all(paths, form: Form):
-    def decode(path):
+@dataclasses.dataclass(frozen=True)
+class _Picture:
+    """One picture in its form, and what is known of its file."""
+
+    image: np.ndarray
+    thumbnail: np.ndarray
+    digest: str
+    shape: str
+    windowed: bool
+    deepest: int | None
+
+
+def _read_all(paths, form: Form, rounded: bool) -> dict[str, np.ndarray]:
+    def read(path):
         try:
-            return _decode(path, form)
+            return _read(path, form, rounded)
         except Unreadable as reason:
             return str(reason)
+        except KitError:
+            raise
         except Exception as error:  # decoders raise anything on damaged files
             return f"it is damaged or cut short ({error})"
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Pillow warns of (size, odd metadata) is checked here or harmless
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            decoded = list(pool.map(decode, paths))
-    _refuse_unreadable(paths, decoded)
-    images, thumbnails, digests, shapes = zip(*decoded, strict=True)
-    return {"images": np.stack(images), "thumbnails": np.stack(thumbnails), "digests": np.array(digests),
-            "shapes": np.array(shapes)}
+            found = list(pool.map(read, paths))
+    _refuse_unreadable(paths, found)
+    _refuse_unknown_range(paths, found, form)
+    return {"images": np.stack([each.image for each in found]),
+            "thumbnails": np.stack([each.thumbnail for each in found]),
+            "digests": np.array([each.digest for each in found]), "shapes": np.array([each.shape for each in found])}
 
 
-def _refuse_unreadable(paths, decoded):
-    bad = [(path, reason) for path, reason in zip(paths, decoded, strict=True) if isinstance(reason, str)]
+def _refuse_unreadable(paths, found) -> None:
+    bad = [(path, reason) for path, reason in zip(paths, found, strict=True) if isinstance(reason, str)]
     if bad:
         named = "; ".join(f"{printable(path)}: {reason}" for path, reason in bad[:5])
         more = f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
@@ -170,87 +182,76 @@ def _refuse_unreadable(paths, decoded):
                        "Repair, replace or remove them")
 
 
-def _decode(path, form: Form):
-    data = _bytes_of(path)
-    opened = _open(data)
-    picture = _eight_bits(ImageOps.exif_transpose(opened) if form.upright else opened, opened.format, form.upright)
-    grey = picture.convert("L")
-    image = np.asarray(_brought_to(form, grey if form.channels == 1 else picture.convert("RGB")))
-    thumbnail = np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
-    shape = f"{picture.width} x {picture.height}"
-    return image.reshape(form.height, form.width, form.channels), thumbnail, hashlib.sha256(data).hexdigest(), shape
+def _refuse_unknown_range(paths, found: list[_Picture], form: Form) -> None:
+    deep = {path: each.deepest for path, each in zip(paths, found, strict=True) if each.deepest is not None}
+    if deep and max(deep.values()) < DARKEST:
+        raise KitError(f"{len(deep)} of {len(paths)} images ({printable(next(iter(deep)))}) are 16-bit grey, and their "
+                       f"largest value is {max(deep.values())} of 65535: state which values are black and white "
+                       f"{HOW_TO_STATE}, such as 0,4095 for 12 bits; 0,65535 leaves them as dark as Keras shows them")
+    if form.loading.window and found and not any(each.windowed for each in found):
+        raise KitError("none of the images is DICOM or has more than 8 bits: there is nothing to apply a window to")
 
 
-def _bytes_of(path: Path) -> bytes:
-    try:
-        entry = path.stat()
-        if not stat.S_ISREG(entry.st_mode):
-            raise Unreadable("it is no regular file")
-        if entry.st_size == 0:
-            raise Unreadable("the file is empty")
-        if entry.st_size > MAX_BYTES:
-            raise Unreadable(f"the file has {entry.st_size / 2**20:.0f} MiB, more than {MAX_BYTES // 2**20}")
-        return path.read_bytes()
-    except OSError as error:
-        raise Unreadable(f"it cannot be opened ({error.strerror})") from None
+def _read(path: Path, form: Form, rounded: bool) -> _Picture:
+    decoded = decode(path, form.channels, form.loading.upright, form.loading.window)
+    whole = _as_picture(decoded.pixels)
+    image = _with_torchvision(whole, form) if form.loading.upright else _with_keras(decoded.pixels, form)
+    image = np.asarray(image).reshape(form.height, form.width, form.channels)
+    if rounded:
+        image = np.rint(image).astype(np.uint8)
+    else:
+        image = image.astype(np.float32) / np.float32(255)
+    thumbnail = np.asarray(whole.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
+    return _Picture(image, thumbnail, decoded.sha256, f"{whole.width} x {whole.height}", decoded.windowed,
+                    decoded.deepest)
 
 
-def _open(data: bytes) -> Image.Image:
-    """The picture, not yet decoded; refuses what would be too large then."""
-    try:
-        picture = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.DecompressionBombError:
-        raise Unreadable(f"it has more than {MAX_PIXELS} pixels (a decompression bomb?)") from None
-    except UnidentifiedImageError:
-        raise Unreadable(f"it is none of {', '.join(FORMATS)}, or its head is damaged") from None
-    _refuse_odd_shapes(picture)
-    return picture
+def _as_picture(pixels: np.ndarray) -> Image.Image:
+    pixels = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels
+    return Image.fromarray(np.rint(pixels).astype(np.uint8))
 
 
-def _refuse_odd_shapes(picture):
-    short, long = sorted(picture.size)
-    if short * long > MAX_PIXELS:
-        raise Unreadable(f"it has {picture.width} x {picture.height} pixels, more than {MAX_PIXELS} in all")
-    if short < MIN_SIDE or long > MAX_RATIO * short:
-        raise Unreadable(f"{picture.width} x {picture.height} pixels are too small or too narrow for a picture")
-    frames = getattr(picture, "n_frames", 1)
-    if frames > 1 and picture.format != "MPO":  # an MPO is a camera's JPEG with a preview behind it
-        raise Unreadable(f"it holds {frames} frames: save each as a file of its own")
-
-
-def _eight_bits(picture: Image.Image, format: str, over_black: bool) -> Image.Image:
-    """Grey or RGB with 8 bits; transparency laid over black, or left out. Pillow has room for 32 bits (mode I) where a
-    PNG or PGM file has 16, and scales a PGM's to the whole of these."""
-    if picture.mode.startswith("I;16") or (picture.mode == "I" and format in ("PNG", "PPM")):
-        return Image.fromarray(((np.asarray(picture).astype(np.uint32) + 128) // 257).astype(np.uint8))
-    if picture.mode in ("I", "F"):
-        raise Unreadable(f"its pixels are 32-bit numbers (mode {picture.mode}) of unknown range: save it with 8 bits")
-    if over_black and ("A" in picture.getbands() or "transparency" in picture.info):
-        picture = picture.convert("RGBA")
-        black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
-        return Image.alpha_composite(black, picture).convert("RGB")
-    return picture if picture.mode in ("L", "RGB") else picture.convert("L" if picture.mode in ("1", "LA") else "RGB")
-
-
-def _brought_to(form: Form, picture: Image.Image) -> Image.Image:
-    if form.shorter_side is None:
-        return _as_keras_does(form, picture)
-    width, height = picture.size
-    short = min(width, height)
-    to = tuple(form.shorter_side if side == short else int(form.shorter_side * side / short)
-               for side in (width, height))
+def _with_torchvision(picture: Image.Image, form: Form) -> Image.Image:
+    """torchvision's Resize(form.shorter_side), CenterCrop((form.height, form.width))."""
+    picture = picture.convert("L" if form.channels == 1 else "RGB")
+    short = min(picture.size)
+    to = tuple(form.shorter_side if side == short else int(form.shorter_side * side / short) for side in picture.size)
     picture = picture.resize(to, Image.Resampling.BILINEAR)
     left, top = (round((side - wanted) / 2) for side, wanted in zip(to, (form.width, form.height), strict=True))
     return picture.crop((left, top, left + form.width, top + form.height))
 
 
-def _as_keras_does(form: Form, picture: Image.Image) -> Image.Image:
-    import tensorflow as tf  # slow to import
+def _with_keras(pixels: np.ndarray, form: Form) -> np.ndarray:
+    """Float32 in [0, 255], height x width x channels."""
+    pixels = _in_channels(pixels, form.channels)
+    return np.clip(np.asarray(_keras_resizing(form, pixels.dtype.name)(pixels), np.float32), 0, 255)
 
-    pixels = np.atleast_3d(np.asarray(picture))
-    resized = tf.image.resize(pixels, (form.height, form.width), method="bilinear", antialias=False).numpy()
-    pixels = np.rint(resized).astype(np.uint8)
-    return Image.fromarray(pixels[..., 0] if form.channels == 1 else pixels)
+
+@functools.cache
+def _keras_resizing(form: Form, dtype: str):
+    """What keras.utils.image_dataset_from_directory does after decoding, by the same functions, as one graph."""
+    import keras  # slow to import
+    import tensorflow as tf
+
+    size, method = (form.height, form.width), form.loading.interpolation
+
+    @tf.function(input_signature=[tf.TensorSpec((None, None, form.channels), dtype)])
+    def resized(pixels):
+        if form.loading.way == "keras-crop":
+            return keras.preprocessing.image.smart_resize(pixels, size, method, data_format="channels_last")
+        if form.loading.way == "keras-pad":
+            return tf.image.resize_with_pad(pixels, *size, method=method)
+        return tf.image.resize(pixels, size, method=method)
+
+    return resized
+
+
+def _in_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
+    """H x W x channels, of grey or coloured pixels."""
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    if pixels.shape[-1] == channels:
+        return pixels
+    return np.repeat(pixels, 3, axis=-1) if channels == 3 else np.asarray(_as_picture(pixels).convert("L"))[..., None]
 
 
 def fit(images: np.ndarray, size: int, channels: int) -> np.ndarray:

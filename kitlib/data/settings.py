@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from kitlib.base.settings import Settings, choose
-from kitlib.data.pictures import Form
+from kitlib.data.decoding import Window
+from kitlib.data.pictures import Form, Interpolation, Loading, Way
 
 PARTS = ("train", "validation", "test")
 
@@ -24,6 +25,9 @@ OPTIONS = {
     "path": ("image_folder",),
     "resize": ("iq_othnccd", "image_folder"),
     "download": ("cifar10", "iq_othnccd"),
+    "pictures": ("image_folder",),
+    "interpolation": ("image_folder",),
+    "window": ("image_folder",),
 }
 KINDS = {
     "given": ("cifar10", "image_folder"),
@@ -89,8 +93,10 @@ class DataSettings(Settings):
     size: width and height in pixels. channels: 1 (grey) or 3 (grey is repeated).
     count: images that `phantom_ct` draws. path: folder of `image_folder`, from the data folder.
     resize: `iq_othnccd`, `image_folder`: length of the shorter side in pixels before the centre is
-    cropped to `size`; left out it is size * 256 / 224 for `iq_othnccd` (paper B) and `size` for
-    `image_folder`. download: `cifar10`, `iq_othnccd`: fetch the data where they are missing.
+    cropped to `size`; left out it is size * 256 / 224 for `iq_othnccd` (paper B), and `image_folder` is not cropped.
+    download: `cifar10`, `iq_othnccd`: fetch the data where they are missing.
+    pictures, interpolation, window: of `image_folder`, see `kitlib.data.pictures.Loading`; left out, pictures are
+    loaded as Keras does, or with `resize` as `iq_othnccd` is.
     """
 
     name: str
@@ -102,6 +108,9 @@ class DataSettings(Settings):
     path: str | None = None
     resize: int | None = pydantic.Field(None, le=2048)
     download: bool = False
+    pictures: Way | None = None
+    interpolation: Interpolation | None = None
+    window: Window | None = None
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -129,6 +138,7 @@ class DataSettings(Settings):
             raise ValueError("image_folder needs 'path', the folder that holds <class>/<image>")
         if self.resize is not None and self.resize < self.size:
             raise ValueError(f"'resize' ({self.resize}) must be at least 'size' ({self.size})")
+        self.form()     # what it refuses is a ValueError, too
         return self
 
     @property
@@ -137,7 +147,10 @@ class DataSettings(Settings):
         return self.name in ("digits", "iq_othnccd", "phantom_ct")
 
     def form(self, channels: int | None = None) -> Form:
-        """What picture files are brought to."""
-        usual = round(self.size * 256 / 224) if self.name == "iq_othnccd" else self.size
-        return Form(self.size, self.size, channels or self.channels, self.resize or usual)
-
+        """What picture files are brought to. Raises KitError for options that do not go together."""
+        resize = self.resize
+        if self.name == "iq_othnccd":
+            resize = resize or round(self.size * 256 / 224)
+        way = self.pictures or ("resize-and-crop" if resize else "keras")
+        loading = Loading(way, self.interpolation or "bilinear", resize, self.window)
+        return Form(self.size, self.size, channels or self.channels, loading)

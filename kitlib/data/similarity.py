@@ -1,6 +1,8 @@
 """What images share: exact copies, near-duplicates, neighbours in file number, and what a memory could score."""
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 from PIL import Image
 from scipy.sparse import coo_array
@@ -10,6 +12,7 @@ SIDE = 64
 NEIGHBOURS = 0.5
 DUPLICATES = 0.95
 ROWS = 2048
+BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
 
 
 def unit_vectors(images: np.ndarray, side: int = SIDE) -> np.ndarray:
@@ -32,17 +35,28 @@ def identical(digests: np.ndarray) -> list[np.ndarray]:
 
 def near_duplicates(images: np.ndarray, threshold: float = DUPLICATES) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of images that correlate above `threshold`: indices (P x 2, the smaller first) and correlations (P),
-    the most alike first."""
-    vectors = unit_vectors(images)
+    the most alike first.
+
+    Images equal in every pixel correlate by 1, even those of one colour, of which no correlation can be computed; all
+    others by less, whatever float32 rounds to.
+    """
+    vectors, copies = unit_vectors(images), _copies(images)
     pairs, values = [], []
     for first in range(0, len(vectors), ROWS):
-        block = vectors[first:first + ROWS] @ vectors[first:].T
+        block = np.minimum(vectors[first:first + ROWS] @ vectors[first:].T, BELOW_ONE)
+        block[copies[first:first + ROWS, None] == copies[None, first:]] = 1
         row, column = np.nonzero(np.triu(block > threshold, k=1))
         pairs.append(np.stack([row, column], 1) + first)
         values.append(block[row, column])
     pairs, values = np.concatenate(pairs), np.concatenate(values)
     order = np.argsort(-values, kind="stable")
     return pairs[order], values[order]
+
+
+def _copies(images: np.ndarray) -> np.ndarray:
+    """A number for each image, equal for those that are equal in every pixel."""
+    digests = [hashlib.sha256(np.ascontiguousarray(image)).digest() for image in images]
+    return np.unique(np.array(digests, "V32"), return_inverse=True)[1]
 
 
 def find_groups(images: np.ndarray, labels: np.ndarray, neighbours: float = NEIGHBOURS,

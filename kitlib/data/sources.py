@@ -15,10 +15,12 @@ import numpy as np
 from kitlib.base import files
 from kitlib.base.places import data_folder
 from kitlib.base.settings import KitError
-from kitlib.data import phantom, similarity, splits
+from kitlib.data import folders, phantom, similarity, splits
 from kitlib.data.dataset import Dataset
-from kitlib.data.pictures import fit, inner_folders, list_pictures, printable, read_pictures, refuse_beyond_memory
-from kitlib.data.settings import PARTS, DataSettings
+from kitlib.data.decoding import printable
+from kitlib.data.folders import PictureFolder, inner_folders
+from kitlib.data.pictures import fit, read_pictures, refuse_beyond_memory
+from kitlib.data.settings import DataSettings
 
 HOW_TO = "set KITLIB_DATA to the folder that holds it; data/README.md says how to get it"
 
@@ -38,9 +40,6 @@ LUNG_FOLDERS = ("iq-othnccd", "iq_othnccd", "The IQ-OTHNCCD lung cancer dataset"
 LUNG_KAGGLE = "hamdallak/the-iqothnccd-lung-cancer-dataset"
 # sha256 over the sorted sha256 of the 1,097 JPEG files.
 LUNG_DIGEST = "a9bbf6f4d6592d1ac710bc45be6ce142eaa7d080857247e4e17ae8c576e9bbca"
-
-PART_FOLDERS = {"train": ("train", "training"), "validation": ("validation", "validate", "valid", "val"),
-                "test": ("test", "testing")}
 
 
 def load(settings: DataSettings, seed: int, folder: Path | None = None) -> Dataset:
@@ -191,7 +190,8 @@ def _records_in_pickle(data: bytes) -> np.ndarray:
 
 def _iq_othnccd(settings, seed, folder):
     home, by_class = _find_lung(settings, folder)
-    data, thumbnails = _from_files(settings, home, {None: by_class}, folder, channels=1)
+    listed = folders.of_classes(home, {folders.WHOLE: by_class}, sorted(by_class))
+    data, thumbnails = _from_files(settings, listed, folder, channels=1)
     digest = hashlib.sha256("".join(sorted(data.digests)).encode()).hexdigest()
     expected = digest == LUNG_DIGEST
     source = (f"IQ-OTH/NCCD lung CT slices (Alyasriy & Al-Huseiny), {len(data.labels):,} files "
@@ -245,73 +245,43 @@ def images_home(settings: DataSettings, folder: Path) -> Path:
     return folder / os.path.expanduser(settings.path)
 
 
-def part_folders(home: Path) -> dict[str, Path]:
-    """The folders in `home` that are parts (train/, val/, ...), by part; none where it holds classes.
-
-    Raises KitError where it holds both, or two of one part.
-    """
-    inner = inner_folders(home)
-    found = [(part, entry) for part, names in PART_FOLDERS.items() for entry in inner if entry.name.lower() in names]
-    own = dict(found)
-    if len(own) < len(found):
-        twice = next(part for part, entry in found if own[part] != entry)
-        raise KitError(f"{printable(home)} holds two folders of the {twice} part "
-                       f"({', '.join(printable(entry.name) for part, entry in found if part == twice)}): keep one")
-    if own and len(own) < len(inner):
-        raise KitError(f"{printable(home)} mixes {', '.join(entry.name for entry in own.values())} with other folders: "
-                       "it must hold either parts or classes")
-    return own
-
-
 def _image_folder(settings, seed, folder):
     home = images_home(settings, folder)
     if not home.is_dir():
         raise KitError(f"image_folder: there is no folder {printable(home)}; it must hold <class>/<image>")
-    inner, own = inner_folders(home), part_folders(home)
-    if own and settings.split.kind != "given":
-        raise KitError(f"{printable(home)} has parts of its own ({', '.join(own)}), which a '{settings.split.kind}' "
-                       "split would mix: set split: {kind: given}")
-    by_part = {part: {printable(entry.name): entry for entry in inner_folders(place)} for part, place in own.items()}
-    by_part = by_part or {None: {printable(entry.name): entry for entry in inner}}
-    data, thumbnails = _from_files(settings, home, by_part, folder, channels=settings.channels)
-    grouped = settings.split.kind == "grouped"
-    return dataclasses.replace(data, groups=similarity.find_groups(thumbnails, data.labels) if grouped else None)
+    listed = folders.read(home)
+    if listed.own_parts and settings.split.kind != "given":
+        raise KitError(f"{printable(home)} has parts of its own ({', '.join(listed.own_parts)}), which a "
+                       f"'{settings.split.kind}' split would mix: set split: {{kind: given}}")
+    groups = listed.groups
+    data, thumbnails = _from_files(settings, listed, folder, channels=settings.channels)
+    if groups is None and settings.split.kind == "grouped":
+        groups = similarity.find_groups(thumbnails, data.labels)
+    return dataclasses.replace(data, groups=groups)
 
 
-def _from_files(settings, home, by_part, folder, channels) -> tuple[Dataset, np.ndarray]:
-    """Read `by_part[part][class]`, folders of pictures; the part is None where there are no parts."""
-    names = sorted({name for by_class in by_part.values() for name in by_class})
-    if not names:
-        raise KitError(f"{printable(home)} holds no folders of classes: it must hold <class>/<image>")
-    paths, labels, parts, others = [], [], [], 0
-    for part, by_class in by_part.items():
-        for name, place in by_class.items():
-            found, ignored = list_pictures(place)
-            if not found:
-                raise KitError(f"{printable(place)} holds no images ({ignored} other files)")
-            paths += found
-            labels += [names.index(name)] * len(found)
-            parts += [part] * len(found)
-            others += ignored
-    _refuse_too_few(labels, names, home)
-    arrays = read_pictures(paths, settings.form(channels), folder / ".cache")
-    parts = np.array(parts, dtype=object)
-    ignored = f" ({others} other files ignored)" if others else ""
-    source = f"{len(paths):,} image files in {printable(home.name)}{ignored}"
-    given = {part: np.flatnonzero(parts == part) for part in PARTS if (parts == part).any()}
-    data = Dataset(settings.name, arrays["images"], np.array(labels, np.int32), tuple(names), given, source,
-                   files=np.array([printable(path.relative_to(home)) for path in paths]), digests=arrays["digests"],
+def _from_files(settings, listed: PictureFolder, folder, channels) -> tuple[Dataset, np.ndarray]:
+    """The pictures of a folder as a data set, and their thumbnails."""
+    _refuse_too_few(listed)
+    arrays = read_pictures(list(listed.paths), settings.form(channels), folder / ".cache")
+    home, unread = printable(listed.home.name), listed.unread_words()
+    source = f"{len(listed.paths):,} image files in {home}" + (f" (not read: {unread})" if unread else "")
+    given = {part: np.flatnonzero(listed.parts == part) for part in listed.own_parts}
+    data = Dataset(settings.name, arrays["images"], listed.labels, listed.class_names, given, source,
+                   files=listed.names(), digests=arrays["digests"],
                    facts={"shapes": dict(Counter(arrays["shapes"].tolist()).most_common())})
     return data, arrays["thumbnails"]
 
 
-def _refuse_too_few(labels, names, home) -> None:
-    counts = np.bincount(labels)
-    if len(counts) < 2:
-        raise KitError(f"{printable(home)} holds only one class ('{names[0]}'); a classifier needs two or more")
+def _refuse_too_few(listed: PictureFolder) -> None:
+    home, names = printable(listed.home), listed.class_names
+    if len(names) < 2:
+        raise KitError(f"{home} holds only one class ('{names[0]}'); a classifier needs two or more")
+    counts = np.bincount(listed.labels, minlength=len(names))
     if counts.min() < 3:
-        raise KitError(f"{printable(home)}: class '{names[counts.argmin()]}' has {counts.min()} images; each class "
-                       "needs three or more, one each to train, validate and test")
+        unread = f" (not read: {listed.unread_words()})" if listed.unread else ""
+        raise KitError(f"{home}: class '{names[counts.argmin()]}' has {counts.min()} images{unread}; each class needs "
+                       "three or more, one each to train, validate and test")
 
 
 READERS = {"digits": _digits, "phantom_ct": _phantom_ct, "cifar10": _cifar10, "iq_othnccd": _iq_othnccd,

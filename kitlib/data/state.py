@@ -12,7 +12,7 @@ from kitlib.base.places import data_folder
 from kitlib.data.settings import DataSettings
 from kitlib.data.sources import CIFAR10_FOLDER, LUNG_FOLDERS, images_home, lung_below
 
-DEEPEST = 4     # levels of folders; no data set has more
+DEEPEST = 6     # levels of folders that are looked into
 
 
 def state_of(settings: DataSettings) -> str:

@@ -2,12 +2,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from kitlib.audit.measure import Effort, Subject
-from kitlib.audit.request import OF_A_FILE, refuse
+from kitlib.audit.measure import Subject
+from kitlib.audit.request import Asked
 from kitlib.base.files import sha256
+from kitlib.base.settings import Epsilon
 from kitlib.experiments import results, runs
 from kitlib.experiments.runs import Run
 from kitlib.models.reading import prepare
@@ -51,9 +53,18 @@ def published_claim(found: results.Results) -> float | None:
     return combined.accuracy if combined else None
 
 
-def from_run(arguments, effort: Effort) -> tuple[Subject, dict, Path]:
-    """A model of a run: its own test images, training data, attacks as published, and undefended model."""
-    refuse(arguments, OF_A_FILE, "--run: a run has its own images, and its model takes pixels and returns logits")
-    run, which = runs.open_run(arguments.run, arguments.profile, arguments.seed), arguments.model
-    subject, about = of_run(run, which, effort.images, eps=arguments.eps, claim=arguments.claim)
-    return subject, about, run.path(f"audit/{which}")
+class RunRequest(Asked):
+    """An audit of a model of a run: its own test images, training data, attacks as published, and undefended model.
+    eps: None for that of the experiment's headline attack."""
+
+    run: str
+    profile: str = "demo"
+    model: Literal["baseline", "defended"] = "defended"
+    eps: Epsilon | None = None
+
+
+def subject_of(asked: RunRequest) -> tuple[Subject, dict, Path]:
+    """The subject, what the record says of it (arguments of `audit.run`), and the folder for the report."""
+    run = runs.open_run(asked.run, asked.profile, asked.seed)
+    subject, about = of_run(run, asked.model, asked.effort.images, eps=asked.eps, claim=asked.claim)
+    return subject, about, run.path(f"audit/{asked.model}")

@@ -11,6 +11,7 @@ from kitlib import data
 from kitlib.audit import folder
 from kitlib.base.files import read_arrays
 from kitlib.base.settings import KitError, first_few
+from kitlib.data.pictures import Loading
 from kitlib.data.settings import DEFAULTS
 
 NAMES = tuple(name for name in DEFAULTS if name != "image_folder")
@@ -20,10 +21,11 @@ TRAINED = (("x_train", "y_train"), ("train_images", "train_labels"))
 
 
 @dataclasses.dataclass(frozen=True)
-class Material:
+class JudgedData:
     """Images (float32, N x H x W x C, in [0, 1]), labels (int32 N), and the names of the classes in the order of the
     model's outputs. source, class_order: where they are from and how the order was found, in words. train_images
     (float32 or uint8), train_labels: what the data set itself holds to train on, None where it has no such part.
+    pictures: the files behind `images`, in the same order, where they are files.
     """
 
     images: np.ndarray
@@ -34,57 +36,63 @@ class Material:
     synthetic: bool = False
     train_images: np.ndarray | None = None
     train_labels: np.ndarray | None = None
+    pictures: folder.Pictures | None = None
 
-    def some(self, count: int, seed: int) -> Material:
+    def some(self, count: int, seed: int) -> JudgedData:
         """At most `count` of the images, drawn at random."""
+        if count >= len(self.images):
+            return self
         rows = np.sort(np.random.default_rng(seed).permutation(len(self.images))[:count])
         return dataclasses.replace(self, images=self.images[rows], labels=self.labels[rows])
 
 
 @dataclasses.dataclass(frozen=True)
-class Wanted:
+class DataRequest:
     """What is asked of the images. shape: H x W x C, None where the model takes any. classes: outputs of the model,
-    where they are known. order: class names in the order of the outputs, where it is not the data's own. fit: how
-    pictures of other proportions are brought to the shape. count: at most so many, drawn at random with `seed`.
+    where they are known. order: class names in the order of the outputs, where it is not the data's own. loading: how
+    pictures are brought to the shape; None where nothing was said of it. count: at most so many, drawn with `seed`.
     """
 
     shape: tuple
     classes: int | None
     order: tuple[str, ...] = ()
-    fit: folder.Fit = "crop"
+    loading: Loading | None = None
     count: int = 10**9
     seed: int = 0
 
 
-def read(where: str, wanted: Wanted) -> Material:
+def read(where: str, asked: DataRequest) -> JudgedData:
     """Images and labels that `where` names: a data set, a folder of pictures, or an .npz.
 
     Raises KitError where there is nothing, or it does not fit the model.
     """
-    found = _read(where, wanted)
-    _check_shape(found.images, wanted.shape, where)
-    return _in_order(found, wanted.classes, wanted.order).some(wanted.count, wanted.seed)
+    found = _read(where, asked)
+    _check_shape(found.images, asked.shape, where)
+    return _in_order(found, asked.classes, asked.order).some(asked.count, asked.seed)
 
 
-def read_training(where: str, wanted: Wanted) -> tuple[np.ndarray, np.ndarray]:
+def read_training(where: str, asked: DataRequest) -> tuple[np.ndarray, np.ndarray]:
     """Images (float32 or uint8, N x H x W x C) and labels (int32 N) that were trained on, from a place of the same
     kinds: those of its training part, where it has one, else all. Raises KitError as `read`."""
-    found = _in_order(_read(where, wanted, training=True), wanted.classes, wanted.order)
+    found = _in_order(_read(where, asked, training=True), asked.classes, asked.order)
     known = found.train_images is not None
     images, labels = (found.train_images, found.train_labels) if known else (found.images, found.labels)
-    _check_shape(images, wanted.shape, where)
+    _check_shape(images, asked.shape, where)
     return images, labels
 
 
-def _read(where: str, wanted: Wanted, training: bool = False) -> Material:
+def _read(where: str, asked: DataRequest, training: bool = False) -> JudgedData:
     path = Path(os.path.abspath(os.path.expanduser(where)))
+    if asked.loading is not None and not training and (where in NAMES or path.suffix == ".npz"):
+        raise KitError("--pictures, --interpolation, --resize and --intensity say how the pictures of a folder are "
+                       f"loaded, and {where} is none")
     if where in NAMES:
-        found = _from_dataset(data.load(_settings(wanted.shape, where), seed=0))
+        found = _from_dataset(data.load(_settings(asked.shape, where), seed=0))
         return dataclasses.replace(found, source=f"{found.source}; {' x '.join(map(str, found.images.shape[1:]))}")
     if path.suffix == ".npz":
-        return _from_npz(path, wanted, TRAINED + JUDGED if training else JUDGED)
+        return _from_npz(path, asked, TRAINED + JUDGED if training else JUDGED)
     if os.path.isdir(path):
-        return _from_folder(path, wanted, folder.TRAINING if training else folder.JUDGED)
+        return _from_folder(path, asked, folder.TRAINING if training else folder.JUDGED)
     raise KitError(f"--data: '{where}' is neither a data set ({', '.join(NAMES)}) nor a folder of images nor an .npz")
 
 
@@ -104,21 +112,21 @@ def _settings(shape, name: str) -> data.DataSettings:
     return data.DataSettings.read({"name": name, **{key: value for key, value in given.items() if value}}, "--data")
 
 
-def _from_dataset(dataset: data.Dataset) -> Material:
+def _from_dataset(dataset: data.Dataset) -> JudgedData:
     """Its test part, and its training part."""
     images, labels = dataset.part("test")
-    return Material(images, labels, dataset.class_names, dataset.source,
+    return JudgedData(images, labels, dataset.class_names, dataset.source,
                     f"as in {dataset.name}: {_numbered(dataset.class_names)}", dataset.synthetic,
                     dataset.images[dataset.split["train"]], dataset.labels_of("train"))
 
 
-def _from_folder(path: Path, wanted: Wanted, parts: tuple[str, ...]) -> Material:
-    found = folder.read(path, wanted.shape, wanted.count, wanted.seed, wanted.fit, parts)
+def _from_folder(path: Path, asked: DataRequest, parts: tuple[str, ...]) -> JudgedData:
+    found = folder.read(path, asked.shape, asked.count, asked.seed, asked.loading or Loading(), parts)
     order = f"folders in alphabetical order, as Keras and torchvision number them: {_numbered(found.class_names)}"
+    judged = found.judged
     trained = {} if found.trained is None else {"train_images": found.trained.images,
                                                 "train_labels": found.trained.labels}
-    images = found.judged.images.astype(np.float32) / np.float32(255)
-    return Material(images, found.judged.labels, found.class_names, found.source, order, **trained)
+    return JudgedData(judged.images, judged.labels, found.class_names, found.source, order, pictures=judged, **trained)
 
 
 def _numbered(names) -> str:
@@ -126,11 +134,11 @@ def _numbered(names) -> str:
     return shown + (f", ... ({len(names)} in all)" if len(names) > 10 else "")
 
 
-def _from_npz(path: Path, wanted: Wanted, keys) -> Material:
+def _from_npz(path: Path, asked: DataRequest, keys) -> JudgedData:
     arrays = read_arrays(path)
     if "about" in arrays:
         return _from_dataset(data.Dataset.load(path))
-    names = tuple(map(str, np.ravel(arrays.get("class_names", wanted.order or range(wanted.classes or 0)))))
+    names = tuple(map(str, np.ravel(arrays.get("class_names", asked.order or range(asked.classes or 0)))))
     if not names:
         raise KitError(f"{path.name} does not say how many classes there are: give their names with --class-order")
     pair, train = (next((pair for pair in pairs if set(pair) <= set(arrays)), None) for pairs in (keys, TRAINED))
@@ -142,7 +150,7 @@ def _from_npz(path: Path, wanted: Wanted, keys) -> Material:
                                                 _pair(arrays, train, path, len(names)), strict=True))
     unseen = [name for number, name in enumerate(names) if number not in labels]
     source = f"{len(images):,} images in {path.name}" + (f"; of {first_few(unseen)} there is none" if unseen else "")
-    return Material(images, labels, names, source,
+    return JudgedData(images, labels, names, source,
                     f"labels as in the file: {_numbered(names)}", **trained)
 
 
@@ -180,13 +188,13 @@ def _labels(labels: np.ndarray, where: str) -> np.ndarray:
     return labels
 
 
-def _in_order(found: Material, classes: int | None, order: tuple[str, ...]) -> Material:
-    """The material with labels that are positions among the model's outputs."""
+def _in_order(found: JudgedData, classes: int | None, order: tuple[str, ...]) -> JudgedData:
+    """The data with labels that are positions among the model's outputs."""
     if order:
         unknown = sorted(set(found.class_names) - set(order))
         if unknown or len(set(order)) < len(order):
             raise KitError(f"--class-order must name each class once; it lacks {', '.join(unknown) or 'none'} of the "
-                           f"data's")
+                           "data's")
         place = np.array([order.index(name) for name in found.class_names], np.int32)
         train = None if found.train_labels is None else place[found.train_labels]
         found = dataclasses.replace(found, labels=place[found.labels], train_labels=train, class_names=tuple(order),
@@ -194,6 +202,5 @@ def _in_order(found: Material, classes: int | None, order: tuple[str, ...]) -> M
     if classes is not None and len(found.class_names) != classes:
         raise KitError(f"the model has {classes} outputs, but the data have {len(found.class_names)} classes "
                        f"({_numbered(found.class_names)}); give the model that belongs to them, or all its classes in "
-                       f"the "
-                       "order of its outputs with --class-order")
+                       "the order of its outputs with --class-order")
     return found
