@@ -17,7 +17,6 @@ if __name__ == "__main__":
 import keras
 import numpy as np
 import scipy.optimize
-import scipy.sparse
 import tensorflow as tf
 from sklearn.datasets import load_digits
 
@@ -54,11 +53,11 @@ class Programme:
         return min(found, key=lambda each: each[0])
 
     def _least(self, expression):
-        matrix = scipy.sparse.vstack([self._sparse(row) for row in self.rows]) if self.rows else None
-        constraints = [scipy.optimize.LinearConstraint(matrix, -np.inf, self.limits)] if self.rows else []
+        matrix = [np.pad(row, (0, len(self.lower) - len(row))) for row in self.rows]
+        constraints = [scipy.optimize.LinearConstraint(np.array(matrix), -np.inf, self.limits)] if matrix else []
         solved = scipy.optimize.milp(expression[:-1], integrality=self.integer, constraints=constraints,
                                      bounds=scipy.optimize.Bounds(self.lower, self.upper),
-                                     options={"mip_rel_gap": 0, "presolve": True})
+                                     options={"mip_rel_gap": 0})
         if solved.x is None:
             raise RuntimeError(f"HiGHS: {solved.message}")
         pixels = solved.x[:int(np.prod(self.shape))].reshape(self.shape)
@@ -79,9 +78,6 @@ class Programme:
         """The constant stays last when variables have been added."""
         missing = len(self.lower) + 1 - expression.shape[1]
         return np.insert(expression, [expression.shape[1] - 1] * missing, 0.0, axis=1)
-
-    def _sparse(self, row):
-        return scipy.sparse.csr_array(np.pad(row, (0, len(self.lower) - len(row)))[None])
 
     def _expression(self, number: int, expressions):
         node = self.nodes[number]

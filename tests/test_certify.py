@@ -13,7 +13,7 @@ from kitlib.certify.graph import open_model
 from kitlib.certify.interval import UNIT, forward, region
 from kitlib.certify.linear import linear_forward
 
-CLASSES, CASES = 3, 15
+CLASSES, CASES = 3, 12
 METHODS = tuple(certify.CATALOGUE)
 
 
@@ -56,7 +56,7 @@ def relu_of(layer):
 
 
 FORMS = {
-    "dense": [layers.Flatten(), layers.Dense(8, activation="relu"), layers.Dense(6, activation="relu")],
+    "dense": [layers.Flatten(), layers.Dense(6, activation="relu"), layers.Dense(6, activation="relu")],
     "strides and same padding": relu_of(layers.Conv2D(3, 3, strides=2, padding="same")),
     "groups": relu_of(layers.Conv2D(4, 2, groups=2)),
     "dilation": relu_of(layers.Conv2D(3, 2, dilation_rate=2)),
@@ -79,14 +79,6 @@ FORMS = {
 }
 
 
-@pytest.fixture
-def eagerly():
-    """Tiny networks are sooner computed than compiled."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
 def drawn(model, count=CASES, seed=1):
     rng = np.random.default_rng(seed)
     images = rng.uniform(size=(count, *model.input_shape[1:])).astype(np.float32)
@@ -96,6 +88,13 @@ def drawn(model, count=CASES, seed=1):
 
 def proved(name, model, images, labels, eps, **settings):
     return certify.run({"name": name, "eps": eps, **settings}, model, images, labels)
+
+
+def lower_of(name, model, images, labels, eps, norm="linf"):
+    """The least margin as `run` finds it, uncompiled: tiny networks are sooner computed than compiled."""
+    space = region(tf.constant(images), tf.constant(eps, tf.float32), norm)
+    found = margins(name, open_model(model), space, tf.constant(labels)).numpy()
+    return certify.Bounds(certify.read({"name": name, "eps": eps}), labels, found, 0.0).lower
 
 
 def margin(logits, labels):
@@ -113,11 +112,11 @@ def corners(images, eps, norm, count, seed=2):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_proved_is_below_exact_is_below_attacked(form, eagerly):
-    """Each of 15 images: 255 cases in all."""
+def test_proved_is_below_exact_is_below_attacked(form:
+    """Each of 12 images: 204 cases in all."""
     model, eps = network(*FORMS[form]), 0.1
     images, labels = drawn(model)
-    lower = {name: proved(name, model, images, labels, eps).lower for name in METHODS}
+    lower = {name: lower_of(name, model, images, labels, eps) for name in METHODS}
     for number, programme in enumerate(programmes(model, images, eps)):
         exact, worst = programme.least_margin(labels[number])
         assert np.abs(worst - images[number]).max() < eps + 1e-5
@@ -135,14 +134,14 @@ SMOOTH = {"sigmoid": [layers.Conv2D(3, 3, activation="sigmoid"), layers.Flatten(
 
 @pytest.mark.parametrize("norm, eps", [("linf", 0.1), ("linf", 0.01), ("l2", 0.3)])
 @pytest.mark.parametrize("form", [*SMOOTH, "residual", "concatenation", "rescaling and batch norm"])
-def test_no_point_in_the_ball_is_worse_than_what_is_proved(form, norm, eps, eagerly):
+def test_no_point_in_the_ball_is_worse_than_what_is_proved(form, norm, eps:
     """Also of each number inside the network, and where there is no exact answer."""
     model = network(*(FORMS | SMOOTH)[form])
     images, labels = drawn(model, 6)
     points = corners(images, eps, norm, 200)
     found = margin(model(points.reshape(-1, *images.shape[1:])), np.tile(labels, 200)).reshape(200, -1).min(0)
     for name in METHODS:
-        assert (proved(name, model, images, labels, eps, norm=norm).lower <= found + 1e-6).all()
+        assert (lower_of(name, model, images, labels, eps, norm) <= found + 1e-6).all()
     nodes, space = open_model(model), region(tf.constant(images), eps, norm)
     for boxes in (forward(nodes, space), linear_forward(nodes, space), linear_forward(nodes, space, intersect=False)):
         for point in points[:20]:
@@ -177,18 +176,18 @@ def test_at_the_edge_of_the_pixel_box_only_pixels_count():
     np.testing.assert_allclose(proved("crown", model, images, labels, 0.1).margins[0], expected, atol=1e-5)
 
 
-def test_a_wrong_weight_is_noticed(eagerly):
+def test_a_wrong_weight_is_noticed():
     """The comparisons above can fail: bounds of a network whose last layer is a little different are refuted."""
     model, other = (network(*FORMS["dense"]) for _ in range(2))
     kernel, bias = other.layers[-1].get_weights()
     other.layers[-1].set_weights([kernel + 0.2 * np.sign(kernel), bias])
     images, labels = drawn(model)
-    lower = proved("crown", other, images, labels, 0.001).lower
+    lower = lower_of("crown", other, images, labels, 0.001)
     exact = [each.least_margin(label)[0] for each, label in zip(programmes(model, images, 0.001), labels, strict=True)]
     assert (lower > np.array(exact) + 1e-3).any()
 
 
-def test_rounding_is_allowed_for(eagerly):
+def test_rounding_is_allowed_for():
     """A sum of 4096 numbers, large and of both signs: float32 is off by more than the bounds of exact arithmetic."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((64, 64, 1)), layers.Flatten(), layers.Dense(2, use_bias=False)])
@@ -198,10 +197,10 @@ def test_rounding_is_allowed_for(eagerly):
     labels = np.zeros(20, np.int32)
     exact = images.reshape(20, -1).astype(np.float64) @ kernel.astype(np.float64)
     for name in METHODS:
-        found = proved(name, model, images, labels, 0.0)
+        found = lower_of(name, model, images, labels, 0.0)
         for logits in (exact, model(images).numpy()):
-            assert (found.lower <= margin(logits, labels)).all()
-        assert (found.lower > margin(exact, labels) - 500).all()
+            assert (found <= margin(logits, labels)).all()
+        assert (found > margin(exact, labels) - 500).all()
     off = np.abs(margin(model(images).numpy(), labels) - margin(exact, labels)).max()
     assert off > 1e-3
 

@@ -109,7 +109,7 @@ def run(method: dict | Method, model, images, labels, *, batch_size: int = 64, p
     compiled, parts = _compiled(method, model, images.shape[1:]), []
     for first in tqdm(range(0, len(images), batch_size), desc=method.name, unit="batch", disable=not progress):
         part = slice(first, first + batch_size)
-        parts.append(compiled(images[part], labels[part], tf.constant(method.eps, tf.float32)).numpy())
+        parts.append(compiled(*map(tf.constant, (images[part], labels[part], np.float32(method.eps)))).numpy())
     return Bounds(method, labels, np.concatenate(parts), time.perf_counter() - started)
 
 
@@ -142,6 +142,6 @@ def _compiled(method: Method, model, shape: tuple):
             space = region(images, eps, method.norm, unit)
             return margins(method.name, nodes, space, labels, method.intersect)
 
-        kept[key] = tf.function(bound, autograph=False, input_signature=[
-            tf.TensorSpec((None, *shape)), tf.TensorSpec((None,), tf.int32), tf.TensorSpec(())])
+        kept[key] = tf.function(bound, autograph=False).get_concrete_function(
+            tf.TensorSpec((None, *shape)), tf.TensorSpec((None,), tf.int32), tf.TensorSpec(()))
     return kept[key]
