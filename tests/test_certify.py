@@ -112,7 +112,7 @@ def corners(images, eps, norm, count, seed=2):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_proved_is_below_exact_is_below_attacked(form:
+def test_proved_is_below_exact_is_below_attacked(form):
     """Each of 12 images: 204 cases in all."""
     model, eps = network(*FORMS[form]), 0.1
     images, labels = drawn(model)
@@ -134,7 +134,7 @@ SMOOTH = {"sigmoid": [layers.Conv2D(3, 3, activation="sigmoid"), layers.Flatten(
 
 @pytest.mark.parametrize("norm, eps", [("linf", 0.1), ("linf", 0.01), ("l2", 0.3)])
 @pytest.mark.parametrize("form", [*SMOOTH, "residual", "concatenation", "rescaling and batch norm"])
-def test_no_point_in_the_ball_is_worse_than_what_is_proved(form, norm, eps:
+def test_no_point_in_the_ball_is_worse_than_what_is_proved(form, norm, eps):
     """Also of each number inside the network, and where there is no exact answer."""
     model = network(*(FORMS | SMOOTH)[form])
     images, labels = drawn(model, 6)
