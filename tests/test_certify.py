@@ -124,8 +124,8 @@ def test_proved_is_below_exact_is_below_attacked(form):
         random = margin(model(corners(images[[number]], eps, "linf", 20)[:, 0]), labels[[number]].repeat(20)).min()
         assert exact <= min(attacked, random) + 1e-4 and attacked < exact + 1e-4
         assert all(lower[name][number] <= exact + 1e-5 for name in METHODS)
-    assert (lower["ibp"] <= lower["crown_ibp"] + 1e-5).all() and (lower["crown_ibp"] <= lower["crown"] + 1e-5).all()
-    assert lower["crown"].mean() > lower["ibp"].mean() - 1e-5
+    assert all((lower["ibp"] <= lower[name] + 1e-5).all() for name in METHODS)
+    assert lower["crown"].mean() >= lower["crown_ibp"].mean() - 0.02
 
 
 SMOOTH = {"sigmoid": [layers.Conv2D(3, 3, activation="sigmoid"), layers.Flatten(), layers.Dense(5, activation="tanh")],
