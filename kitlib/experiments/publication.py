@@ -130,14 +130,14 @@ def _drawn(letter: str, found: dict[str, Results], missing: list[str]) -> plots.
     rows = {(f"{name}: " if ids.count(entry.id) > 1 else "") + _label(each, entry): (entry, _guessing(each))
             for name, each in found.items() for entry in each.paper}
     entries, guessing = ({label: row[part] for label, row in rows.items()} for part in (0, 1))
-    return plots.claims(entries, list(guessing.values()), f"Paper {letter}: claimed, reproduced, honest",
+    return plots.claims(entries, list(guessing.values()), f"Paper {letter}: claimed, repeated, standard attack",
                         _scale(found, missing))
 
 
 def _label(found: Results, entry: results.PaperEntry) -> str:
-    """What the row of a figure of the paper says: which one it is, and which attack answers it as defined."""
+    """What the row of a figure of the paper says: which one it is, and which standard attack answers it."""
     defined = {each["id"]: each["as_defined"] for each in found.experiment["paper_figures"]}[entry.id]
-    return entry.id if defined == "clean" else f"{entry.id}\nhonest: {defined}"
+    return entry.id if defined == "clean" else f"{entry.id}\nstandard attack: {defined}"
 
 
 def _guessing(found: Results) -> float:
