@@ -7,8 +7,8 @@ from kitlib import attacks
 from kitlib.attacks import base, gradient, minimal, square
 from kitlib.attacks.base import draw, fold, fresh, keep_done, loss_of, margin, retire, seed_tensor
 
-LOGITS = tf.constant([[3.0, 1.0, 0.0, -1.0], [1.0, 4.0, 2.0, 2.5], [0.0, 1.0, 5.0, 3.0]])
-LABELS = tf.constant([0, 2, 2])
+LOGITS = np.array([[3.0, 1.0, 0.0, -1.0], [1.0, 4.0, 2.0, 2.5], [0.0, 1.0, 5.0, 3.0]], np.float32)
+LABELS = np.array([0, 2, 2], np.int32)
 INF = np.inf
 
 
