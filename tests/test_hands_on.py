@@ -41,8 +41,8 @@ def test_the_figure_shows_pictures_and_probabilities_before_and_after(explorer, 
     for picture, panel in zip((clean, attacked), bars(figure), strict=True):
         logits = models.predict_logits(trained_model, picture[None, ..., None]).astype(float)
         np.testing.assert_allclose(panel, 100 * np.exp(logits[0]) / np.exp(logits[0]).sum(), atol=0.01)
-    assert f"says {explorer.labels[2]}," in figure.axes[0].get_title()
-    assert f"says {explorer.labels[2]}," not in figure.axes[2].get_title()
+    assert f"predicts {explorer.labels[2]} (" in figure.axes[0].get_title()
+    assert f"predicts {explorer.labels[2]} (" not in figure.axes[2].get_title()
     assert not plt.get_fignums()
 
 

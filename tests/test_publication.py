@@ -145,7 +145,7 @@ def test_each_paper_is_drawn_from_its_records_alone(tmp_path, monkeypatch):
     assert [text.get_text() for text in axes.texts] == [entry.verdict for entry in found.paper]     # of one seed
     marks = {container.get_label(): container.lines[0].get_xdata() for container in axes.containers}
     np.testing.assert_allclose(marks["rerun as published"], [100 * each.as_published.accuracy for each in found.paper])
-    np.testing.assert_allclose(marks["honest: as defined"], [100 * each.as_defined.accuracy for each in found.paper])
+    np.testing.assert_allclose(marks["standard attack"], [100 * each.as_defined.accuracy for each in found.paper])
     claims, guessing = (lines.get_segments() for lines in axes.collections if lines.get_label()[0] != "_")
     assert [line[0][0] for line in claims] == [entry.paper for entry in found.paper]
     assert guessing[0][0][0] == pytest.approx(100 * 82 / 160)  # malignant slices among the judged ones

@@ -28,6 +28,7 @@ from kitlib.plots.curves import (
 from kitlib.plots.images import (
     attack_grid,
     explanations,
+    first_look,
     image_pairs,
     image_row,
     one_attack,
@@ -41,12 +42,13 @@ from kitlib.plots.style import (
     finished,
     keep,
     picture,
+    prediction,
     short,
     styled,
 )
 
 __all__ = ["COLOURS", "GUESSING", "PALETTE", "accuracy_against_cost", "accuracy_bars", "along_axis", "attack_grid",
-           "claims", "class_counts", "confusion_matrices", "epsilon_curve", "explanations", "finished", "image_pairs",
-           "image_row", "keep", "loss_along", "naive_against_adaptive", "neighbour_curves", "one_attack",
-           "over_seeds", "picture", "predictions", "recalls", "roc_curves", "samples", "short", "similarity_maps",
-           "styled", "training_curves", "transfer_heatmap"]
+           "claims", "class_counts", "confusion_matrices", "epsilon_curve", "explanations", "finished", "first_look",
+           "image_pairs", "image_row", "keep", "loss_along", "naive_against_adaptive", "neighbour_curves", "one_attack",
+           "over_seeds", "picture", "prediction", "predictions", "recalls", "roc_curves", "samples", "short",
+           "similarity_maps", "styled", "training_curves", "transfer_heatmap"]
