@@ -216,7 +216,8 @@ def add_audit(command: argparse.ArgumentParser) -> None:
     command.add_argument("--eps", type=_number(parse_epsilon),
                          help="in pixels, such as 8/255 (default for a run: its own)")
     command.add_argument("--claim", type=_number(float), help="the robust accuracy that is claimed, such as 0.82")
-    command.add_argument("--quick", action="store_true", help="about a minute: fewer images and steps")
+    command.add_argument("--quick", action="store_true", help="fewer images and steps: a minute for a small network")
+    command.add_argument("--minutes", type=_number(float), help="the best verdict within so many minutes")
     command.add_argument("--images", type=int, help="images judged (default: 1000, quick 100)")
     command.add_argument("--out", type=Path, help="folder for the record and the report")
     command.add_argument("--seed", type=int, default=0)
@@ -296,20 +297,26 @@ def run_audit(arguments) -> int:
         raise KitError("give either a model's file or --run EXPERIMENT")
     if arguments.images is not None and arguments.images < 1:
         raise KitError(f"--images must be at least 1, not {arguments.images}")
+    if arguments.minutes is not None and not 0 < arguments.minutes < 10**6:
+        raise KitError(f"--minutes must be more than 0, not {arguments.minutes:g}")
     if not 0 <= arguments.seed < 2**32:
         raise KitError(f"--seed must be from 0 to {2**32 - 1}, not {arguments.seed}")
     effort = audit.QUICK if arguments.quick else audit.FULL
     effort = effort.model_copy(update={"images": arguments.images or effort.images})
     subject, about, folder = (audits.from_run if arguments.run else request.from_file)(arguments, effort)
     folder = (arguments.out or folder).absolute()
-    files.check_folder(folder, may_hold=audit.LEAVES)
+    files.check_folder(folder, may_hold=audit.FILES)
     print(f"judged: {about['model']}\non: {len(subject.images)} of {about['data']}\nclasses: {about['class_order']}\n"
           f"the model takes {subject.target.takes}\nand returns {subject.target.returns}\n", flush=True)
 
     def say(line: str) -> None:
         print(f"{time.perf_counter() - started:6.0f} s  {line}", flush=True)
 
-    measurements = audit.Measurements(subject, effort, arguments.seed, say, progress=sys.stderr.isatty())
+    plan = audit.plan(subject, effort, arguments.minutes)
+    print(plan, flush=True)
+    resume = audit.Resume(folder, plan.subject.digest(plan.effort, arguments.seed))
+    measurements = audit.Measurements(plan.subject, plan.effort, arguments.seed, say, progress=sys.stderr.isatty(),
+                                      resume=resume, plan=plan)
     found = audit.run(measurements, **about, quick=arguments.quick, command=_command())
     _print(found.record)    # first, so that it is not lost where it cannot be written
     with files.atomic_folder(folder) as whole:
@@ -329,6 +336,8 @@ def _print(record) -> None:
     from kitlib import audit
 
     print("\n" + audit.attack_table(record)[["under", "accuracy, %", "seconds"]].to_string(index=False))
+    if record.classes:
+        print("\n" + audit.class_table(record).to_string(index=False))
     for check in record.checks:
         if check.outcome != "pass":
             print(f"\n{check.outcome}: {check.number}. {check.title}\n  {check.measured}")

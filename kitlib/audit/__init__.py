@@ -4,6 +4,11 @@
     subject = audit.Subject(target, images, labels, class_names, eps=8 / 255, claim=0.82)
     found = audit.run(audit.Measurements(subject, audit.QUICK), model="mine", data="my images")
     print(found.verdict.sentence, found.flagged())
+
+Read first: checks/ (the nineteen, each a small function) and verdict.py. What they look at: subject.py (threat model,
+effort), judged.py (one attack), ensemble.py (the attacks within eps), gradients.py, measure.py (controls). plan.py: how
+long it takes; resume.py: after a kill. record.py, report.py: audit.json and the page. request.py, material.py,
+folder.py: the command's model and pictures.
 """
 from kitlib.base.setup import check_backend
 
@@ -11,21 +16,24 @@ check_backend()     # before Keras is imported
 
 from kitlib.audit.checks import CHECKS, Check, Finding
 from kitlib.audit.measure import FULL, QUICK, Attacked, Effort, Measurements, Subject
+from kitlib.audit.plan import Plan, plan
 from kitlib.audit.record import (
-    LEAVES,
+    FILES,
     PICTURES,
     Audit,
     AuditRecord,
     attack_table,
     check_table,
+    class_table,
     is_of_its_model,
     read,
     run,
 )
+from kitlib.audit.resume import Resume
 from kitlib.audit.verdict import Verdict, judge
 from kitlib.models.loading import load, load_weights
 from kitlib.models.reading import Target, prepare
 
-__all__ = ["CHECKS", "FULL", "LEAVES", "PICTURES", "QUICK", "Attacked", "Audit", "AuditRecord", "Check", "Effort",
-           "Finding", "Measurements", "Subject", "Target", "Verdict", "attack_table", "check_table",
-           "is_of_its_model", "judge", "load", "load_weights", "prepare", "read", "run"]
+__all__ = ["CHECKS", "FILES", "FULL", "PICTURES", "QUICK", "Attacked", "Audit", "AuditRecord", "Check", "Effort",
+           "Finding", "Measurements", "Plan", "Resume", "Subject", "Target", "Verdict", "attack_table", "check_table",
+           "class_table", "is_of_its_model", "judge", "load", "load_weights", "plan", "prepare", "read", "run"]
