@@ -146,7 +146,7 @@ THRESHOLDS = [
     ("adaptive", {"climbs": first(0.901)}, {"climbs": first(0.897)}),
     ("adaptive", {"bpda": attacked(first(0.491))}, {"bpda": attacked(first(0.488))}),
     ("adaptive", {"eot": attacked(first(0.491))}, {"eot": attacked(first(0.488))}),
-    ("identity_control", {"controls": {"PGD": (4_800, 1_000_000, 0.0)}}, {"controls": {"PGD": (5_400, 1_000_000, 0.0)}}),
+    ("identity_control", {"controls": {"PGD": (4_800, 10**6, 0.0)}}, {"controls": {"PGD": (5_400, 10**6, 0.0)}}),
     ("new_images", {}, {"copies": (first(10 / MANY), np.full(MANY, 0.5), 0.5)}),
     ("new_images", distances(0.0048, 1e-9, 0.5), distances(0.0056, 1e-9, 0.5)),
     ("new_images", distances(0.5, 0.026, 0.5), distances(0.5, 0.0245, 0.5)),        # a twentieth of what is usual

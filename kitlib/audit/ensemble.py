@@ -22,8 +22,8 @@ class Ensemble(Gradients):
     """Attacks on all images: noise, FGSM, PGD. Then those that go on with what PGD did not turn: on the others they
     cannot change the worst case (Croce & Hein 2020, section 6, run the attacks of AutoAttack so)."""
 
-    def _in_ball(self, kind: type[Attack], **fields) -> Attack:
-        return kind(eps=self.subject.eps, norm=self.subject.norm, **fields)
+    def _in_ball(self, family: type[Attack], **fields) -> Attack:
+        return family(eps=self.subject.eps, norm=self.subject.norm, **fields)
 
     @functools.cached_property
     def suite(self) -> dict[str, Attack]:

@@ -1,6 +1,7 @@
 """From nineteen findings and a worst case to one verdict."""
 from __future__ import annotations
 
+import bisect
 from typing import Literal
 
 from kitlib.audit.checks import Check, Finding, points, tells_classes_apart
@@ -89,9 +90,8 @@ def _would_fall(worst: Accuracy, clean: Accuracy, claim: float | None) -> tuple[
     if claim is None:
         most, kind = int(KEEPS * clean.correct), "not robust"
     else:
-        most = max((number for number in range(worst.count + 1)
-                    if Accuracy(number, worst.count).interval[1] < claim), default=-1)
-        kind = "refuted"
+        upper = bisect.bisect_left(range(worst.count + 1), claim, key=lambda n: Accuracy(n, worst.count).interval[1])
+        most, kind = upper - 1, "refuted"
     if most < 0:
         return ()
     return (f"an attack that turns {worst.correct - most} of the {worst.correct} images that resist would make it "
