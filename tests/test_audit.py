@@ -127,9 +127,9 @@ def leaking():
     """
     rng = np.random.default_rng(0)
     labels = np.arange(200) % 10
-    patterns = rng.choice([-1.0, 1.0], (10, 54))
+    patterns = rng.permuted(np.tile([-1.0, 1.0], (10, 27)), axis=1)
     images = np.full((200, 64), 0.5)
-    images[:, 10:] += 0.05 * patterns[labels] + rng.normal(0, 0.25, (200, 54))
+    images[:, 10:] += 0.08 * patterns[labels] + rng.normal(0, 0.25, (200, 54))
     seen = layers.Dense(10, use_bias=False)
     pixels = keras.Input((8, 8, 1))
     flat = layers.Flatten()(pixels)

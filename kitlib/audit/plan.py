@@ -95,7 +95,8 @@ class Plan:
     minutes: float | None = None
 
     def __post_init__(self):
-        self._started, self._begun = time.perf_counter(), {}
+        self._started = time.perf_counter()
+        self._now, self._since, self._done = "", 0.0, {}
 
     def __str__(self) -> str:
         return f"this will take about {in_words(self.seconds)}" + (
@@ -111,16 +112,18 @@ class Plan:
 
     def begin(self, name: str) -> str:
         """Note that a measurement begins; in words, how much time is left."""
-        ahead = self.left()
-        self._begun[name] = True
-        return f"about {in_words(ahead)} left"
+        if name != self._now:
+            self._done[self._now] = self._done.get(self._now, 0.0) + self.elapsed - self._since
+            self._now, self._since = name, self.elapsed
+        return f"about {in_words(self.left())} left"
 
     def left(self) -> float:
         """Seconds still to go: what is ahead, as slow or fast as what is behind turned out to be."""
-        behind = sum(self.expected.get(name, 0.0) for name in self._begun)
-        ahead = self.seconds - behind
-        speed = np.clip(self.elapsed / behind, 0.3, 4) if behind > 0.1 * self.seconds else 1.0
-        return float(ahead * speed)
+        done = [name for name in self._done if name != self._now and name in self.expected]
+        behind, took = (sum(times[name] for name in done) for times in (self.expected, self._done))
+        ahead = sum(seconds for name, seconds in self.expected.items() if name not in done)
+        speed = np.clip(took / behind, 0.3, 4) if behind > 0.1 * self.seconds else 1.0
+        return float(max(0.0, ahead * speed - (self.elapsed - self._since)))
 
     def spare(self) -> float | None:
         """Seconds that nothing is planned for; None where any number of minutes may be spent."""

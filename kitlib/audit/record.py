@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from kitlib import plots
 from kitlib.audit.checks import CHECKS, Check, Finding, Outcome
 from kitlib.audit.measure import LINE, Effort, Measurements
-from kitlib.audit.proof import Proof, prove, sentence_of
+from kitlib.audit.proof import Proof, prove
 from kitlib.audit.resume import FILE
 from kitlib.audit.subject import Norm, written
 from kitlib.audit.verdict import Verdict, judge
@@ -216,7 +216,7 @@ def run(measurements: Measurements, *, model: str, data: str, class_order: str =
         own={name: _attack(each) for name, each in m.own.items()}, worst_case=_measured(m.survivors),
         sweep={subject.written(size): _measured(each.right) for size, each in m.sweep.items()},
         checks=tuple(CheckRecord.of(check, found) for check, found in findings),
-        verdict=judge(m, findings, sentence_of(proved, Accuracy.of(m.survivors))), classes=_classes(m), proved=proved,
+        verdict=judge(m, findings, proved), classes=_classes(m), proved=proved,
         planned=None if m.plan is None else round(m.plan.seconds, 1), cut=() if m.plan is None else m.plan.cut,
     )
     return Audit(record, m)
@@ -269,6 +269,7 @@ def attack_table(record: AuditRecord) -> pd.DataFrame:
     rows = [("no attack", record.clean, "", None)]
     rows += [(name, each, each.attack, each.seconds) for name, each in record.attacks.items()]
     rows += [("worst case", record.worst_case, "right under every attack", None)]
+    rows += [("proved, at least", record.proved.proved, record.proved.method, None)] if record.proved else []
     rows += [(f"{name} (the claim's own)", each, each.attack, each.seconds) for name, each in record.own.items()]
     return pd.DataFrame([
         {"under": name, "accuracy, %": cell(measured), "seconds": "" if seconds is None else f"{seconds:.1f}",

@@ -10,6 +10,7 @@ import jinja2
 
 from kitlib import __version__
 from kitlib.audit.plan import in_words
+from kitlib.audit.proof import both_sides
 from kitlib.audit.record import PICTURES, AuditRecord, attack_table, class_table, read
 from kitlib.base.files import write_text
 from kitlib.base.settings import KitError
@@ -161,10 +162,17 @@ def _asked(record: AuditRecord) -> tuple[tuple[str, str], ...]:
     return (
         ("Model", record.model), ("Images", f"{record.clean.count} of: {record.data}"),
         ("Threat model", f"{record.eps_written}, pixels in [0, 1]; the attacker knows the model"),
-        ("Claimed robust accuracy", claim), ("The model takes", record.takes), ("It returns", record.returns),
+        ("Claimed robust accuracy", claim), ("Robust accuracy on these images", _both_sides(record)),
+        ("The model takes", record.takes), ("It returns", record.returns),
         ("Classes", record.class_order), ("Guessing would get", f"{100 * record.chance:.1f} %"),
         ("Effort", f"{'quick' if record.quick else 'full'}: {_listed(record.effort.model_dump())}"),
     )
+
+
+def _both_sides(record: AuditRecord) -> str:
+    if record.proved is None:
+        return f"at most {100 * record.worst_case.accuracy:.1f} % (attacked); nothing is proved"
+    return both_sides(record.proved, record.worst_case.accuracy)
 
 
 def _listed(values: dict) -> str:

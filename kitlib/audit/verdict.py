@@ -6,6 +6,7 @@ from typing import Literal
 
 from kitlib.audit.checks import Check, Finding, points, tells_classes_apart
 from kitlib.audit.measure import Measurements
+from kitlib.audit.proof import Proof, both_sides
 from kitlib.base.settings import Settings
 from kitlib.evaluation import Accuracy, guessing
 
@@ -30,8 +31,8 @@ class Verdict(Settings):
     changes: tuple[str, ...] = ()
 
 
-def judge(m: Measurements, findings: list[tuple[Check, Finding]], proved: str = "") -> Verdict:
-    """The verdict on the judged model, or on the claim made for it. proved: a sentence on what is certain."""
+def judge(m: Measurements, findings: list[tuple[Check, Finding]], proof: Proof | None = None) -> Verdict:
+    """The verdict on the judged model, or on the claim made for it. proof: what is certain, where that is known."""
     worst, clean = Accuracy.of(m.survivors), Accuracy.of(m.clean)
     name, strongest = m.strongest
     does_it = f"accuracy under {name}: {strongest.accuracy}"
@@ -41,9 +42,14 @@ def judge(m: Measurements, findings: list[tuple[Check, Finding]], proved: str = 
     claim, guessed = m.subject.claim, guessing(m.labels)
 
     def verdict(kind: Kind, sentence: str, *changes: str) -> Verdict:
-        sentence = f"{sentence} {proved}" if proved else sentence
+        if proof is not None and proof.proved.correct:
+            sentence = f"{sentence} Robust accuracy on these images: {both_sides(proof, worst.value)}."
         return Verdict(kind=kind, sentence=sentence, reasons=reasons, attack=does_it, changes=changes)
 
+    if proof is not None and proof.contradicted:
+        return verdict("doubtful", f"{len(proof.contradicted)} images were turned by an attack though {proof.method} "
+                                   "prove them robust: one of the two is wrong. Please report it.",
+                       "an attack and a proof that agree")
     if guessed == 1:
         return verdict("doubtful", f"All {clean.count} images are of one class, so nothing tells whether the model "
                                    "knows it from others: judge images of several classes.",
