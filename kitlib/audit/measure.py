@@ -16,6 +16,7 @@ from kitlib.audit import surrogate
 from kitlib.audit.copies import nearest_training_images
 from kitlib.audit.ensemble import Ensemble
 from kitlib.audit.judged import EOT_PASSES, Attacked
+from kitlib.audit.plan import cw_count
 from kitlib.audit.subject import FULL, QUICK, Effort, Subject, batch_for
 from kitlib.evaluation import Accuracy, along
 from kitlib.models import as_pixels, predict_logits
@@ -28,7 +29,6 @@ FAR = 4                 # times eps: far beyond the threat model
 LINE = tuple(np.linspace(0, 1, 9).round(3).tolist())
 CONTROLS = 64           # images on which the claim's attacks are run with eps = 0
 OUR_CONTROLS = 16       # and the audit's, which are known to do nothing then
-FEWEST_CW = 15          # C&W L2, the dearest attack for a deep network, gets a tenth of the images, or so many
 UNDEFENDED_IMAGES = 5000
 
 
@@ -204,7 +204,7 @@ class Measurements(Ensemble):
     @functools.cached_property
     def carlini_wagner(self) -> Distances | None:
         """C&W L2 on the first rightly classified images; None where there are none."""
-        rows = np.flatnonzero(self.clean)[: min(self.effort.cw_images, max(FEWEST_CW, len(self.labels) // 10))]
+        rows = np.flatnonzero(self.clean)[:cw_count(self.effort, len(self.labels))]
         if len(rows) == 0:
             return None
         known = self.resume.recall("carlini_wagner")

@@ -14,6 +14,7 @@ from kitlib.models import predict_logits
 KEPT = 0.5          # share of the images that PGD is expected not to turn
 SPARE = 0.8         # of the time that is given is planned for
 TRACES = 24         # functions that TensorFlow compiles in an audit
+FEWEST_CW = 15
 OTHER = 20.0        # seconds for the undefended model, copies, pictures
 # What is done less of where time is short, one after the other; no number is ever raised.
 CUTS = (
@@ -69,13 +70,18 @@ def expected(effort: Effort, subject: Subject, pace: Pace) -> dict[str, float]:
         "targeted": targets * (effort.targeted_steps or apgd) * kept, "APGD cross-entropy": apgd * kept,
         second: apgd * kept, margin: effort.steps * kept, "PGD, doubled": 4 * effort.steps * kept,
         "sweep": 2 * effort.steps * min(images, effort.sweep_images), "own": own * images, "leaks": 10 * images,
-        "cw": effort.cw_images * effort.cw_searches * effort.cw_steps,
+        "cw": cw_count(effort, images) * effort.cw_searches * effort.cw_steps,
     }
     if subject.undefended is not None:      # a large one, most likely
         gradients["undefended"] = 2 * effort.steps * images
     square = effort.first_queries * min(kept, effort.first_images) * pace.forward
     rest = {"Square": square, "other": OTHER + TRACES * pace.compiling}
     return {name: passes * pace.gradient for name, passes in gradients.items()} | rest
+
+
+def cw_count(effort: Effort, images: int) -> int:
+    """On how many images C&W L2 is made, the dearest attack for a deep network: a tenth, or a few."""
+    return min(images, effort.cw_images, max(FEWEST_CW, images // 10))
 
 
 def _passes(attack: Attack) -> int:
