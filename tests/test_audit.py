@@ -463,6 +463,19 @@ def test_a_pgd_trained_model_passes_every_check(sound):
     assert sound.verdict.kind == "trustworthy" and sound.record.worst_case.accuracy > 0.4
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["pgd", "trades", "fgsm_rs", "free"])
+def test_no_false_alarm_in_full_effort(method, plain, digits_set, tmp_path):
+    """Soundly trained networks, judged at the epsilon that they were trained for."""
+    eps = 0.1
+    free = {"epochs": 4, "replays": 4}
+    model, _ = trained(digits_set, tmp_path, method=method, eps=eps, **free if method == "free" else {"epochs": 14})
+    m = measured(model, digits_set, effort=audit.FULL.model_copy(update={"images": 200}), eps=eps, undefended=plain)
+    found = audit.run(m, model=method, data="digits")
+    assert found.flagged() == [] and found.verdict.kind == "trustworthy", found.verdict
+    assert found.record.worst_case.accuracy > 0.3
+
+
 def test_its_record_says_what_was_measured(sound, tmp_path):
     sound.write(tmp_path)
     record = audit.read(tmp_path / "audit.json")
