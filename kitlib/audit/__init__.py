@@ -6,7 +6,7 @@
     print(found.verdict.sentence, found.flagged())
 
 Read first: checks/ (the nineteen, each a small function) and verdict.py. What they look at: subject.py (threat model,
-effort), judged.py (one attack), ensemble.py (the attacks within eps), gradients.py, measure.py (controls). plan.py: how
+effort), judged.py (one attack), ensemble.py (the attacks within eps), gradients.py, measure.py (controls). budget.py: how
 long it takes; resume.py: after a kill. record.py, report.py: audit.json and the page. request.py, material.py,
 folder.py: the command's model and pictures.
 """
@@ -14,9 +14,9 @@ from kitlib.base.setup import check_backend
 
 check_backend()     # before Keras is imported
 
+from kitlib.audit.budget import Plan, plan
 from kitlib.audit.checks import CHECKS, Check, Finding
 from kitlib.audit.measure import FULL, QUICK, Attacked, Effort, Measurements, Subject
-from kitlib.audit.plan import Plan, plan
 from kitlib.audit.record import (
     FILES,
     PICTURES,

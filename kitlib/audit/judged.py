@@ -9,7 +9,7 @@ import numpy as np
 
 from kitlib import attacks
 from kitlib.attacks import Attack
-from kitlib.audit.plan import Plan
+from kitlib.audit.budget import Plan
 from kitlib.audit.resume import Resume
 from kitlib.audit.subject import Effort, Subject, batch_for
 from kitlib.base import digests

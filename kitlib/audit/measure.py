@@ -13,10 +13,10 @@ import numpy as np
 from kitlib import attacks
 from kitlib.attacks import Attack
 from kitlib.audit import surrogate
+from kitlib.audit.budget import cw_count
 from kitlib.audit.copies import nearest_training_images
 from kitlib.audit.ensemble import Ensemble
 from kitlib.audit.judged import EOT_PASSES, Attacked
-from kitlib.audit.plan import cw_count
 from kitlib.audit.subject import FULL, QUICK, Effort, Subject, batch_for
 from kitlib.evaluation import Accuracy, along
 from kitlib.models import as_pixels, predict_logits

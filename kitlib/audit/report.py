@@ -9,7 +9,7 @@ from pathlib import Path
 import jinja2
 
 from kitlib import __version__
-from kitlib.audit.plan import in_words
+from kitlib.audit.budget import in_words
 from kitlib.audit.proof import both_sides
 from kitlib.audit.record import PICTURES, AuditRecord, attack_table, class_table, read
 from kitlib.base.files import write_text

@@ -9,7 +9,7 @@ import pytest
 from keras import layers
 
 from kitlib import audit, models
-from kitlib.audit import judged, measure, plan, proof
+from kitlib.audit import budget, judged, measure, proof
 from kitlib.audit import report as pages
 from kitlib.base.places import REPOSITORY
 from kitlib.base.settings import KitError
@@ -40,11 +40,11 @@ def found():
 
 # --- the time
 
-PACE = plan.Pace(forward=0.001, gradient=0.003, compiling=0.1)
+PACE = budget.Pace(forward=0.001, gradient=0.003, compiling=0.1)
 
 
 def planned(monkeypatch, minutes, pace=PACE, **fields):
-    monkeypatch.setattr(plan, "pace_of", lambda subject: pace)
+    monkeypatch.setattr(budget, "pace_of", lambda subject: pace)
     return audit.plan(subject(count=1000, **fields), audit.FULL, minutes)
 
 
@@ -52,8 +52,8 @@ def planned(monkeypatch, minutes, pace=PACE, **fields):
 def test_an_audit_is_cut_to_fit_its_minutes(monkeypatch, minutes):
     whole, cut = planned(monkeypatch, None), planned(monkeypatch, minutes)
     assert whole.effort == audit.FULL and whole.cut == () and "about" in str(whole)
-    assert cut.seconds <= 60 * minutes * plan.SPARE and len(cut.subject.images) == cut.effort.images
-    assert bool(cut.cut) == (whole.seconds > 60 * minutes * plan.SPARE)
+    assert cut.seconds <= 60 * minutes * budget.SPARE and len(cut.subject.images) == cut.effort.images
+    assert bool(cut.cut) == (whole.seconds > 60 * minutes * budget.SPARE)
     assert all(getattr(cut.effort, name) <= getattr(audit.FULL, name) for name in type(audit.FULL).model_fields)
     assert all(name in str(cut) for name in cut.cut)
 
@@ -64,16 +64,16 @@ def test_the_more_minutes_the_more_is_done(monkeypatch):
 
 
 def test_what_is_expected_grows_with_what_is_asked():
-    few, many = (plan.expected(audit.FULL, subject(count=count), PACE) for count in (100, 1000))
+    few, many = (budget.expected(audit.FULL, subject(count=count), PACE) for count in (100, 1000))
     assert sum(many.values()) > 3 * sum(few.values())
-    slow = plan.expected(audit.FULL, subject(count=100), plan.Pace(0.001, 0.006, 0.1))
+    slow = budget.expected(audit.FULL, subject(count=100), budget.Pace(0.001, 0.006, 0.1))
     assert slow["PGD"] == pytest.approx(2 * few["PGD"]) and slow["Square"] == few["Square"]
 
 
 def test_time_left_follows_what_the_first_attacks_took(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(plan, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
-    slow = plan.Plan(None, FEW, {"one": 10.0, "two": 20.0, "three": 30.0}, PACE, minutes=10)
+    monkeypatch.setattr(budget, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    slow = budget.Plan(None, FEW, {"one": 10.0, "two": 20.0, "three": 30.0}, PACE, minutes=10)
     assert slow.begin("one") == "about 60 s left"
     now[0] = 20.0                       # twice as long as it was thought
     assert slow.begin("two") == "about 2 min left" and slow.left() == pytest.approx(100)
@@ -88,7 +88,7 @@ def test_every_measurement_that_is_planned_begins(found):
     begun = set()
     begin, m.plan.begin = m.plan.begin, lambda name: (begun.add(name), begin(name))[1]
     record = audit.run(m, model="linear", data="noise").record
-    assert set(m.plan.expected) - {"clean", "own"} <= begun
+    assert set(m.budget.expected) - {"clean", "own"} <= begun
     assert record.planned > 0 and record.cut == () and any("left)" in line for line in lines)
 
 
