@@ -88,7 +88,7 @@ def test_every_measurement_that_is_planned_begins(found):
     begun = set()
     begin, m.plan.begin = m.plan.begin, lambda name: (begun.add(name), begin(name))[1]
     record = audit.run(m, model="linear", data="noise").record
-    assert set(m.budget.expected) - {"clean", "own"} <= begun
+    assert set(m.plan.expected) - {"clean", "own"} <= begun
     assert record.planned > 0 and record.cut == () and any("left)" in line for line in lines)
 
 

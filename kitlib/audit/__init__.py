@@ -6,9 +6,9 @@
     print(found.verdict.sentence, found.flagged())
 
 Read first: checks/ (the nineteen, each a small function) and verdict.py. What they look at: subject.py (threat model,
-effort), judged.py (one attack), ensemble.py (the attacks within eps), gradients.py, measure.py (controls). budget.py: how
-long it takes; resume.py: after a kill. record.py, report.py: audit.json and the page. request.py, material.py,
-folder.py: the command's model and pictures.
+effort), judged.py (one attack), ensemble.py (the attacks within eps), gradients.py, measure.py (controls), proof.py.
+budget.py: how long it takes; resume.py: after a kill. record.py, report.py: audit.json and the page. request.py,
+material.py, folder.py: the command's model and pictures.
 """
 from kitlib.base.setup import check_backend
 
