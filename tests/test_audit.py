@@ -610,7 +610,7 @@ def test_any_number_of_classes_grey_or_colour(classes, channels):
     found = audit.run(audit.Measurements(subject, FEW), model="linear", data="noise")
     assert len(found.record.checks) == 19 and found.record.clean.accuracy == 1
     assert found.check("new_images").outcome == "cannot tell"
-    assert any("DLR" in name for name in found.record.attacks) == (classes > 2)
+    assert any("DLR" in name for name in found.measurements.suite) == (classes > 2)
 
 
 def test_three_classes_get_the_dlr_loss():
