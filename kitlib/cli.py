@@ -128,7 +128,8 @@ def add_audit(command: argparse.ArgumentParser) -> None:
     command.add_argument("--eps", type=_number(parse_epsilon),
                          help="in pixels, such as 8/255 (default for a run: its own)")
     command.add_argument("--claim", type=_number(float), help="the robust accuracy that is claimed, such as 0.82")
-    command.add_argument("--quick", action="store_true", help="about a minute: fewer images and steps")
+    command.add_argument("--quick", action="store_true", help="fewer images and steps: a minute for a small network")
+    command.add_argument("--minutes", type=_number(float), help="the best verdict within so many minutes")
     command.add_argument("--images", type=int, help="images judged (default: 1000, quick 100)")
     command.add_argument("--out", type=Path, help="folder for the record and the report")
     command.add_argument("--seed", type=int, help="default: 0")
@@ -138,6 +139,7 @@ def add_audit(command: argparse.ArgumentParser) -> None:
     own.add_argument("--mean", type=_numbers(), help="that inputs are to be normalised with, such as 0.485,0.456,0.406")
     own.add_argument("--std", type=_numbers())
     own.add_argument("--output", choices=("logits", "probabilities"))
+    own.add_argument("--head", metavar="NAME", help="the output to judge, of a model with several")
     own.add_argument("--class-order", type=_names, metavar="NAME,NAME,...",
                      help="class names in the order of the model's outputs")
     own.add_argument("--train-data", help="what the model was trained on, to look for copies; as --data")
@@ -237,7 +239,7 @@ def run_audit(arguments) -> int:
     asked, subject_of = _audit_request(arguments)
     subject, about, folder = subject_of(asked)
     folder = getattr(arguments, "out", folder).absolute()
-    files.check_folder(folder, may_hold=audit.LEAVES)
+    files.check_folder(folder, may_hold=audit.FILES)
     print(f"judged: {about['model']}\non: {len(subject.images)} of {about['data']}\nclasses: {about['class_order']}\n"
           f"the model takes {subject.target.takes}\nand returns {subject.target.returns}\n", flush=True)
     if about.get("loading") and about["loading"].sentence:
@@ -246,7 +248,11 @@ def run_audit(arguments) -> int:
     def say(line: str) -> None:
         print(f"{time.perf_counter() - started:6.0f} s  {line}", flush=True)
 
-    measurements = audit.Measurements(subject, asked.effort, asked.seed, say, progress=sys.stderr.isatty())
+    plan = audit.plan(subject, asked.effort, asked.minutes)
+    print(plan, flush=True)
+    resume = audit.Resume(folder, plan.subject.digest(plan.effort, asked.seed))
+    measurements = audit.Measurements(plan.subject, plan.effort, asked.seed, say, progress=sys.stderr.isatty(),
+                                      resume=resume, plan=plan)
     found = audit.run(measurements, **about, quick=asked.quick, command=_command())
     _print(found.record)    # first, so that it is not lost where it cannot be written
     with files.atomic_folder(folder) as whole:
@@ -266,6 +272,8 @@ def _print(record) -> None:
     from kitlib import audit
 
     print("\n" + audit.attack_table(record)[["under", "accuracy, %", "seconds"]].to_string(index=False))
+    if record.classes:
+        print("\n" + audit.class_table(record).to_string(index=False))
     for check in record.checks:
         if check.outcome != "pass":
             print(f"\n{check.outcome}: {check.number}. {check.title}\n  {check.measured}")

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import jinja2
 
-from kitlib.audit.record import PICTURES, AuditRecord, attack_table, read
+from kitlib import __version__
+from kitlib.audit.budget import in_words
+from kitlib.audit.proof import both_sides
+from kitlib.audit.record import PICTURES, AuditRecord, attack_table, class_table, read
 from kitlib.base.files import write_text
-from kitlib.base.settings import KitError, format_epsilon
+from kitlib.base.settings import KitError
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -106,17 +109,47 @@ def audit_page(record: AuditRecord, pictures: tuple[Picture, ...] = ()) -> Page:
     sections = (
         Section("What was asked", facts=_asked(record)),
         Section("What was flagged", words=flags(record)),
+        *([Section("What would change the verdict", words=tuple(
+            f"{change[:1].upper()}{change[1:]}." for change in record.verdict.changes))] if record.verdict.changes
+          else []),
         Section("Accuracy under each attack", words=(
             "Accuracy in per cent, its 95 % interval, and the number of images. Every attack was made against this "
             "very model; an image counts in the worst case only if it is right without attack and under each of "
-            "them.",),
+            "them. Attacks named 'PGD, then ...' go on with the images that PGD did not turn.",),
             tables=(Table.of(attack_table(record)),), pictures=pictures),
+        *_by_class(record),
         Section("The nineteen checks", tables=(checks(record),)),
         Section("What each check asks", tables=(_questions(record),)),
-        repeat(record.environment, record.command, ("Date", record.date), ("Time taken", f"{record.seconds:.0f} s")),
+        Section("Time", facts=_times(record)),
+        repeat(record.environment, record.command, ("Date", record.date), ("To cite this audit", citation(record))),
     )
     return Page(f"Is this robustness real? {record.model}", f"{mark}{record.data}",
                 ((record.verdict.kind, record.verdict.sentence),), sections)
+
+
+def _by_class(record: AuditRecord) -> tuple[Section, ...]:
+    if not record.classes:      # a record of schema 1
+        return ()
+    shown = class_table(record)
+    words = ["The rarest class first. Few images of a class make its interval wide."]
+    if len(shown) < len(record.classes):
+        words.append(f"{len(record.classes) - len(shown)} more classes are in audit.json.")
+    return (Section("Class by class", words=tuple(words), tables=(Table.of(shown),)),)
+
+
+def _times(record: AuditRecord) -> tuple[tuple[str, str], ...]:
+    """The whole, what was planned and cut, and each attack's share, the longest first."""
+    facts = [("Time taken", in_words(record.seconds))]
+    facts += [("Expected beforehand", in_words(record.planned))] if record.planned is not None else []
+    facts += [("Cut to fit the time given", "; ".join(record.cut))] if record.cut else []
+    longest = sorted({**record.attacks, **record.own}.items(), key=lambda each: -each[1].seconds)
+    return (*facts, *((name, in_words(each.seconds)) for name, each in longest if each.seconds >= 1))
+
+
+def citation(record: AuditRecord) -> str:
+    digest = f" (SHA-256 {record.model_sha256[:16]})" if record.model_sha256 else ""
+    return (f"kitlib {__version__}, audit of {record.model}{digest}, {record.eps_written}, {record.clean.count} "
+            f"images, seed {record.seed}, {record.date}.")
 
 
 def flags(record: AuditRecord) -> tuple[str, ...]:
@@ -128,11 +161,18 @@ def _asked(record: AuditRecord) -> tuple[tuple[str, str], ...]:
     claim = "none" if record.claim is None else f"{100 * record.claim:.1f} %"
     return (
         ("Model", record.model), ("Images", f"{record.clean.count} of: {record.data}"),
-        ("Threat model", f"L-inf, eps {format_epsilon(record.eps)}, pixels in [0, 1]; the attacker knows the model"),
-        ("Claimed robust accuracy", claim), ("The model takes", record.takes), ("It returns", record.returns),
+        ("Threat model", f"{record.eps_written}, pixels in [0, 1]; the attacker knows the model"),
+        ("Claimed robust accuracy", claim), ("Robust accuracy on these images", _both_sides(record)),
+        ("The model takes", record.takes), ("It returns", record.returns),
         ("Classes", record.class_order), ("Guessing would get", f"{100 * record.chance:.1f} %"),
         ("Effort", f"{'quick' if record.quick else 'full'}: {_listed(record.effort.model_dump())}"),
     )
+
+
+def _both_sides(record: AuditRecord) -> str:
+    if record.proved is None:
+        return f"at most {100 * record.worst_case.accuracy:.1f} % (attacked); nothing is proved"
+    return both_sides(record.proved, record.worst_case.accuracy)
 
 
 def _listed(values: dict) -> str:

@@ -17,8 +17,8 @@ from kitlib.base.settings import Epsilon, KitError, Settings
 from kitlib.data.decoding import Window, printable
 from kitlib.data.pictures import Interpolation, Loading, Way
 from kitlib.models.loading import load, load_weights
-from kitlib.models.reading import Output, Target, prepare
-from kitlib.models.wiring import image_shape, outputs_of
+from kitlib.models.reading import Output, Target, images_for, prepare, with_one_output
+from kitlib.models.wiring import outputs_of
 
 _MISSING = {"data": "name the images to judge with", "eps": "state the threat model, such as --eps 8/255"}
 _KIT_NETWORK = ("--model-name: the kit's networks take pixels in [0, 1] and return logits, and their code is the kit's "
@@ -31,12 +31,14 @@ def option(name: str) -> str:
 
 
 class Asked(Settings):
-    """What every audit is asked. claim: a robust accuracy, as a share. images: how many are judged, at most."""
+    """What every audit is asked. claim: a robust accuracy, as a share. images: how many are judged, at most. minutes:
+    how long it may take."""
 
     claim: float | None = None
     quick: bool = False
     images: int | None = pydantic.Field(None, ge=1)
     seed: int = pydantic.Field(0, ge=0, lt=2**32)
+    minutes: float | None = pydantic.Field(None, gt=0, lt=10**6)
 
     @property
     def effort(self) -> Effort:
@@ -72,7 +74,7 @@ class Request(Asked):
     data, train_data: a data set of the kit, a folder of pictures, or an .npz: to judge with, and what the model was
     trained on. eps: L-inf, in pixels. input_range, mean, std, output: what the model takes and returns, as
     `models.reading.prepare` has them. class_order: class names in the order of the model's outputs. input_shape:
-    height, width, channels, of a model that takes any. allow_code, code: see `models.load`.
+    height, width, channels, of a model that takes any. head: the name of the output to judge, of several. allow_code, code: see `models.load`.
     pictures, interpolation, resize, intensity: how pictures are loaded (`kitlib.data.pictures.Loading`).
     """
 
@@ -83,6 +85,7 @@ class Request(Asked):
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     output: Output | None = None
+    head: str | None = None
     class_order: tuple[str, ...] = ()
     train_data: str | None = None
     allow_code: bool = False
@@ -145,8 +148,8 @@ def subject_of(asked: Request) -> tuple[Subject, dict, Path]:
 
 
 def _own_model(asked: Request, data: DataRequest) -> tuple[Target, JudgedData]:
-    model = load(asked.file, asked.allow_code, asked.code)
-    own = image_shape(model)
+    model = with_one_output(load(asked.file, asked.allow_code, asked.code), asked.head)
+    own = images_for(model)
     shape = asked.input_shape or own
     if any(fixed not in (None, size) for fixed, size in zip(own, shape, strict=True)):
         raise KitError(f"--input-shape: the model takes images of {own}, not of {shape}")

@@ -75,7 +75,7 @@ def prepare(model: keras.Model, images: np.ndarray, input_range: tuple[float, fl
     Raises KitError where something is neither given nor certain, and for a model that takes other images.
     """
     model = in_float32(model)
-    one, channels_last = _with_one_output(model, head), images.shape[1:]
+    one, channels_last = with_one_output(model, head), images.shape[1:]
     one = _channels_last(one, channels_last)
     ready, takes = _taking_pixels(one, images, input_range, normalisation)
     found, kind, recovered, returns = _returning_logits(ready, images[:PROBES], output)
@@ -99,7 +99,7 @@ def pixels_to_logits(model, images: np.ndarray, labels: np.ndarray | None = None
     shape, some = tuple(images.shape[1:]), images[:PROBES]
 
     def understood():
-        one = _channels_last(_with_one_output(model, None), shape)
+        one = _channels_last(with_one_output(model, None), shape)
         if len(one.output_shape) != 2:
             return one, True
         try:
@@ -120,7 +120,14 @@ def pixels_to_logits(model, images: np.ndarray, labels: np.ndarray | None = None
 
 # --- which output, and which order of channels
 
-def _with_one_output(model, head: str | None):
+def images_for(model) -> tuple:
+    """Height, width and channels of the images to prepare for a model, None where it takes any; of one that takes
+    channels first in this order, too."""
+    own = image_shape(model)
+    return (*own[1:], own[0]) if own[0] in (1, 3) and own[2] not in (None, 1, 3) else own
+
+
+def with_one_output(model, head: str | None = None):
     """The model with a plain tensor for its output: its only one, or the one called `head`."""
     outputs = getattr(model, "output", None)
     if outputs is None or hasattr(outputs, "shape"):
