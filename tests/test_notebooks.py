@@ -1,5 +1,6 @@
 """What the notebooks of the kit have in common: the lessons, and the solutions of their exercises. nbval runs both
 (make test), the solutions last, as `solutions` sorts behind the numbers."""
+import ast
 import re
 import statistics
 
@@ -10,6 +11,12 @@ from kitlib.experiments.runs import MAKER, PARAMETERS
 from kitlib.experiments.settings import lessons, solutions
 
 LESSONS, SOLUTIONS = lessons(), solutions()
+IN_THE_OPEN = [path for path in LESSONS if path.stem < "06"]    # where the student writes the thing himself first
+# What a statement is made of that is Keras, TensorFlow, CleverHans, NumPy or matplotlib.
+OPEN = re.compile(r"\b(keras|tf|np|plt|layers|axes|figure|tape|cleverhans|projected_gradient_descent|carlini_wagner_l2"
+                  r"|fast_gradient_method|clip_eta|optimize_linear)\b(?!\w*=)"
+                  r"|\.(compile|fit|predict|get_weights|set_weights|trainable_\w+|optimizer|numpy)\b"
+                  r"|\b(model|network|defended)\(")
 
 
 def code(notebook):
@@ -28,13 +35,24 @@ def lesson(request):
 
 @pytest.fixture(params=SOLUTIONS, ids=lambda path: path.stem)
 def solution(request):
-    """(its cells, the cells of the lesson)."""
+    """(the solutions, the lesson)."""
     lesson = request.param.parents[1] / request.param.name
-    return tuple(nbformat.read(path, as_version=4).cells for path in (request.param, lesson))
+    return tuple(nbformat.read(path, as_version=4) for path in (request.param, lesson))
 
 
-def test_the_five_are_there():
-    assert {path.stem for path in LESSONS} >= set(MAKER.values())
+def markdown(notebook):
+    return "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+def exercises_of(notebook):
+    """The numbers of a lesson's exercises: headings, or a list in its last cell."""
+    asked = re.findall(r"^### Exercise (\d): \S", markdown(notebook), re.M)
+    listed = re.search(r"## Exercises\n(.*)\nSolutions:", notebook.cells[-1].source, re.DOTALL)
+    return asked or re.findall(r"^(\d)\. ", listed[1], re.M)
+
+
+def test_the_first_look_and_the_five_are_there():
+    assert {path.stem for path in LESSONS} >= {"00_first_look", *MAKER.values()}
 
 
 def test_every_lesson_has_its_solutions_and_leads_to_them():
@@ -44,13 +62,46 @@ def test_every_lesson_has_its_solutions_and_leads_to_them():
 
 
 def test_solutions_solve_every_exercise_and_end_with_words(solution):
-    cells, lesson = solution
-    exercises = re.search(r"## Exercises\n(.*)\nSolutions:", lesson[-1].source, re.DOTALL)[1]
-    asked = re.findall(r"^(\d)\. ", exercises, re.M)
-    solved = re.findall(r"^## Exercise (\d): ", "\n".join(cell.source for cell in cells), re.M)
-    assert 2 <= len(asked) <= 3 and asked == solved
-    assert cells[-1].cell_type == "markdown"
-    assert all(part in cells[0].source for part in ("](../", "**Needs**", "**Takes**"))
+    solved, lesson = solution
+    asked = exercises_of(lesson)
+    assert len(asked) >= 2 and asked == re.findall(r"^## Exercise (\d): ", markdown(solved), re.M)
+    assert solved.cells[-1].cell_type == "markdown"
+    assert all(part in solved.cells[0].source for part in ("](../", "**Needs**", "**Takes**"))
+
+
+@pytest.mark.parametrize("path", IN_THE_OPEN, ids=lambda path: path.stem)
+def test_half_of_the_exercises_are_checked_by_the_next_cell(path):
+    """Each of these is a cell with something to replace, then one that says "not yet", until it is right."""
+    lesson = nbformat.read(path, as_version=4)
+    asked, pairs = exercises_of(lesson), list(zip(code(lesson), code(lesson)[1:], strict=False))
+    checked = [check for exercise, check in pairs if "# your code" in exercise.source]
+    assert len(asked) >= 3 and 2 * len(checked) >= len(asked)
+    for check in checked:
+        assert [output.text for output in check.outputs] == ["not yet\n"]
+
+
+@pytest.mark.parametrize("path", [path for path in SOLUTIONS if path.stem < "06"], ids=lambda path: path.stem)
+def test_solutions_are_found_right(path):
+    texts = [output.text for cell in code(nbformat.read(path, as_version=4)) for output in cell.outputs
+             if output.output_type == "stream"]
+    assert "right\n" in texts and not any("not yet" in text for text in texts)
+
+
+def statements(cells):
+    """The lines of each statement of some code cells; of one that holds others, those of its head."""
+    for cell in cells:
+        lines = cell.source.splitlines()
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.stmt):
+                inner = getattr(node, "body", None)
+                end = inner[0].lineno - 1 if inner else node.end_lineno
+                yield [line for line in lines[node.lineno - 1:max(end, node.lineno)] if line.strip()]
+
+
+def test_a_third_of_the_code_is_keras_tensorflow_cleverhans_numpy_or_matplotlib():
+    found = [lines for path in IN_THE_OPEN for lines in statements(code(nbformat.read(path, as_version=4)))]
+    open_lines = sum(len(lines) for lines in found if OPEN.search("\n".join(lines)))
+    assert open_lines >= sum(map(len, found)) / 3
 
 
 def test_it_is_a_valid_notebook(notebook):
@@ -66,14 +117,17 @@ def test_it_opens_with_title_question_needs_and_time(lesson):
 
 def test_it_ends_with_lessons_exercises_and_references(lesson):
     last = lesson.cells[-1].source
-    for part in ("## What we learnt", "## Exercises", "## References"):
+    for part in ("## What we learnt", "Solutions:", "## References"):
         assert part in last
+    assert "## Exercises" in markdown(lesson)
 
 
 def test_its_parameters_are_flat_and_commented(notebook):
     cells = [cell for cell in code(notebook) if "parameters" in cell.metadata.get("tags", [])]
     assert len(cells) == 1 and cells[0] is code(notebook)[0]
-    assert re.findall(r"^(\w+) = .*#", cells[0].source, re.M) == list(PARAMETERS)
+    commented = re.findall(r"^(\w+) = .*#", cells[0].source, re.M)
+    alone = "pretrained.load(" in "".join(cell.source for cell in code(notebook))   # 00 runs without an experiment
+    assert len(commented) == len(cells[0].source.splitlines()) and (alone or commented == list(PARAMETERS))
 
 
 def test_its_cells_are_short(notebook):
@@ -102,7 +156,7 @@ def test_its_outputs_are_free_of_noise_and_paths(notebook):
 
 
 def test_it_has_cells_that_nbval_compares(notebook):
-    assert any(cell.source.startswith("# NBVAL_CHECK_OUTPUT") for cell in code(notebook))
+    assert any("NBVAL_CHECK_OUTPUT" in cell.source or "# your code" in cell.source for cell in code(notebook))
 
 
 def test_it_is_small_enough_to_read_on_a_web_page():
@@ -112,7 +166,7 @@ def test_it_is_small_enough_to_read_on_a_web_page():
 
 def test_it_asks_questions_whose_answers_are_folded_away(lesson):
     """With empty lines around the answer, so that Markdown and formulas in it are set."""
-    questions = [cell.source for cell in lesson.cells if cell.source.startswith("**Check yourself.** ")]
+    questions = re.findall(r"^\*\*Check yourself\.\*\* .*?</details>$", markdown(lesson), re.DOTALL | re.M)
     assert 2 <= len(questions) <= 3
     for question in questions:
         assert re.search(r"\?\n\n<details><summary>Answer</summary>\n\n\S.*\S\n\n</details>$", question, re.DOTALL)

@@ -74,7 +74,8 @@ class Request(Asked):
     data, train_data: a data set of the kit, a folder of pictures, or an .npz: to judge with, and what the model was
     trained on. eps: L-inf, in pixels. input_range, mean, std, output: what the model takes and returns, as
     `models.reading.prepare` has them. class_order: class names in the order of the model's outputs. input_shape:
-    height, width, channels, of a model that takes any. head: the name of the output to judge, of several. allow_code, code: see `models.load`.
+    height, width, channels, of a model that takes any. head: the name of
+    the output to judge, of several. allow_code, code: see `models.load`.
     pictures, interpolation, resize, intensity: how pictures are loaded (`kitlib.data.pictures.Loading`).
     """
 

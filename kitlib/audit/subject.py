@@ -137,15 +137,3 @@ def _wiring(model) -> str:
 def batch_for(shape) -> int:
     """How many images of this shape (H, W, C) go through a model at a time."""
     return max(SMALLEST_BATCH, min(BATCH, BATCH * 64 * 64 * 3 // int(np.prod(shape))))
-
-
-def output_kind(target: Target) -> str:
-    """"logits", "probabilities" or "log_probabilities": what the model as given returns."""
-    known = getattr(target, "kind", None)
-    return known or ("probabilities" if target.probabilities else "logits")
-
-
-def logits_recovered(target: Target) -> bool:
-    """Whether a last softmax or sigmoid could be taken off exactly, so that no logits are lost."""
-    known = getattr(target, "recovered", None)
-    return "taken off" in target.returns if known is None else known

@@ -24,7 +24,6 @@ from kitlib.audit.checks.base import (
 )
 from kitlib.audit.gradients import AGREE
 from kitlib.audit.measure import EOT_PASSES, LINE, Measurements
-from kitlib.audit.subject import logits_recovered, output_kind
 
 
 @check("Images have a gradient", threshold=f"at most {percent(NO_GRADIENT)} of images without any",
@@ -46,8 +45,8 @@ def has_gradient(m: Measurements) -> Finding:
 def logits(m: Measurements) -> Finding:
     target, lost = m.subject.target, 0
     said = f"the model as given returns {target.returns}"
-    probabilities = output_kind(target) != "logits"
-    if probabilities and not logits_recovered(target):
+    probabilities = target.kind != "logits"
+    if probabilities and not target.recovered:
         lost = int(m.rounded.sum())
         said += f"; {lost} of {len(m.labels)} answers are rounded to 1, where no gradient is to be had"
     return Finding(flag_if(probabilities), said, {"returns": target.returns, "rounded": lost},
