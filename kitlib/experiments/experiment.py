@@ -203,7 +203,7 @@ class Experiment(Settings):
 
     claimed_images: how many images others say the data set has: {who: count}.
     notebooks: those from 06 on that a batch runs after notebook 05, by their names without .ipynb.
-    compared_models: the models that notebooks 08 and 10 compare, judged as `comparison` says.
+    compared_models: the models that notebooks 07 and 10 compare, judged as `comparison` says.
     """
 
     name: str
