@@ -72,7 +72,7 @@ def test_paper_b_runs_from_the_published_folder_to_its_tables(tmp_path):
     folder = tmp_path / "runs/lung_ct/smoke/seed0"
     record = results.read(folder / "results.json")
     assert not record.synthetic and len(record.paper) == 10 and all(entry.verdict for entry in record.paper)
-    assert {"09_data_audit.json", "11_explanation_and_detection.json"} <= set(os.listdir(folder / "records"))
+    assert {"09_lung_data_leak.json", "11_explanation_and_detection.json"} <= set(os.listdir(folder / "records"))
 
 
 @pytest.mark.parametrize("arguments, message", [

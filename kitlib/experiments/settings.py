@@ -215,7 +215,7 @@ class Experiment(Settings):
     paper_images: how many test images the paper's figures stand for (None: as PAPER_IMAGES says). margin: by how many
         points a measurement may differ from a figure of the paper and still be compatible with it; stated beforehand.
     notebooks: those from 06 on that a batch runs after notebook 05, by their names without .ipynb.
-    compared_models: the models that notebooks 08 and 10 compare, judged as `comparison` says.
+    compared_models: the models that notebooks 07 and 10 compare, judged as `comparison` says.
     """
 
     name: str
