@@ -24,9 +24,13 @@ ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT))    # this very kitlib, whichever is installed
 
 from kitlib.base.places import runs_folder
-from kitlib.experiments.reach import code_of
+from kitlib.experiments.reach import note_code
 
 RUNS = runs_folder()
+CODE = f"{RUNS}/.code"      # for each notebook a file that changes with the code of kitlib that the notebook reaches
+for notebook in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"):
+    note_code(notebook, Path(CODE))
+
 RUN = f"{RUNS}/{{experiment}}/{{profile}}/seed{{seed}}"
 # The locked packages. Snakemake compares files of this size by content.
 PACKAGES = [str(path) for path in ROOT.glob("requirements.lock")]
@@ -75,6 +79,7 @@ rule data_preparation:
         packages=PACKAGES,
         experiment=experiment_files,
         notebook=f"{ROOT}/notebooks/01_data_preparation.ipynb",
+        code=f"{CODE}/01_data_preparation.sha256",
     output:
         f"{RUN}/prepared.npz",
         f"{RUN}/records/data.json",
@@ -89,8 +94,6 @@ rule data_preparation:
         # given to no notebook: only so that other data and other settings make a run out of date
         data=lambda wildcards: config.get("data", {}).get(f"{wildcards.experiment}/{wildcards.profile}", ""),
         settings=lambda wildcards: config.get("settings", {}).get(f"{wildcards.experiment}/{wildcards.profile}", ""),
-        # nor is this: the code of kitlib that the notebook reaches
-        code=lambda wildcards, input: code_of(input.notebook),
     resources:
         # also of 03 and 05: kitlib.experiments.batch lets only a few of them run at a time, however many cores there are
         kernels=1,
@@ -105,6 +108,7 @@ use rule data_preparation as baseline_training with:
         rules.data_preparation.output,
         packages=PACKAGES,
         notebook=f"{ROOT}/notebooks/02_baseline_training.ipynb",
+        code=f"{CODE}/02_baseline_training.sha256",
     output:
         f"{RUN}/models/baseline.keras",
         f"{RUN}/records/baseline.json",
@@ -120,6 +124,7 @@ use rule data_preparation as attack_generation with:
         rules.baseline_training.output,
         packages=PACKAGES,
         notebook=f"{ROOT}/notebooks/03_attack_generation.ipynb",
+        code=f"{CODE}/03_attack_generation.sha256",
     output:
         f"{RUN}/records/attacks.json",
     log:
@@ -132,6 +137,7 @@ use rule data_preparation as adversarial_training with:
         rules.baseline_training.output,
         packages=PACKAGES,
         notebook=f"{ROOT}/notebooks/04_adversarial_training.ipynb",
+        code=f"{CODE}/04_adversarial_training.sha256",
     output:
         f"{RUN}/models/defended.keras",
         f"{RUN}/records/defended.json",
@@ -148,6 +154,7 @@ use rule data_preparation as evaluation with:
         rules.adversarial_training.output,
         packages=PACKAGES,
         notebook=f"{ROOT}/notebooks/05_evaluation.ipynb",
+        code=f"{CODE}/05_evaluation.sha256",
     output:
         f"{RUN}/results.json",
     log:
@@ -161,6 +168,7 @@ use rule data_preparation as further_notebook with:
         rules.evaluation.output,
         packages=PACKAGES,
         notebook=f"{ROOT}/notebooks/{{further}}.ipynb",
+        code=f"{CODE}/{{further}}.sha256",
     output:
         f"{RUN}/records/{{further}}.json",
     log:

@@ -380,7 +380,7 @@ def test_a_failed_batch_shows_only_results_that_are_up_to_date(command, capsys, 
 
 
 def test_outside_its_repository_kitlib_says_where_it_runs(command, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(command_line, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(command_line, "is_clone", lambda: False)
     for words in (["results", "digits_fgsm"], ["sweep", "digits_seeds"], ["publish"], ["pretrained"]):
         assert command(*words) == 2
         assert "kitlib runs from its repository: clone it and install it from there" in capsys.readouterr().err

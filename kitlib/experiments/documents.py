@@ -12,14 +12,11 @@ from kitlib import audit
 from kitlib.base.files import read_json
 from kitlib.base.settings import KitError, choose, format_epsilon, suggestion
 from kitlib.experiments import evidence, experiment, results, sweeps, verdicts
+from kitlib.experiments.report import attribution
 from kitlib.experiments.results import Results, as_markdown
 from kitlib.experiments.settings import ComparisonSettings, Experiment, lessons, within
 
 FILES = ("README.md", "RESULTS.md")
-ATTRIBUTION = ("CT slices: Alyasriy and Al-Huseiny, *The IQ-OTH/NCCD lung cancer dataset*, Mendeley Data, "
-               "[doi:10.17632/bhmdr45bh2](https://doi.org/10.17632/bhmdr45bh2), CC BY 4.0; resized, and attacked where "
-               "it says so.")
-SLICES = "iq_othnccd"
 
 
 def fill_in(text: str, figures: Path) -> str:
@@ -194,8 +191,8 @@ def picture(figures: Path, words: str) -> str:
     if not (figures / file).is_file():
         raise KitError(f"there is no picture {figures / file}: make it, or take its mark out of the document")
     record = figures / file.split("/")[0] / "results.json"
-    of_slices = record.exists() and read_json(record)["experiment"]["data"]["name"] == SLICES
-    return f"\n![{alt}](figures/{file})\n" + (f"\n*{ATTRIBUTION}*\n" if of_slices else "")
+    source = attribution(read_json(record)["experiment"]) if record.exists() else ""
+    return f"\n![{alt}](figures/{file})\n" + (f"\n*{source}*\n" if source else "")
 
 
 def compute(figures: Path, _: str) -> str:

@@ -1,6 +1,8 @@
 """An experiment: one YAML file in notebooks/experiments, read, merged with its profile, and checked."""
 from __future__ import annotations
 
+import copy
+import functools
 import json
 from pathlib import Path
 
@@ -89,6 +91,12 @@ def _path_of(name: str, folder: str | Path = "") -> Path:
 
 
 def _read_yaml(path: Path) -> dict:
+    stamp = path.stat()     # parsed once as long as the file does not change
+    return copy.deepcopy(_parsed(path, stamp.st_mtime_ns, stamp.st_size))
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(path: Path, *_stamp: int) -> dict:
     content = read_yaml(path)
     if not isinstance(content, dict) or not isinstance(content.get("profiles", {}), dict):
         raise KitError(f"experiment file {path} must be a mapping with a mapping 'profiles' in it")

@@ -57,7 +57,7 @@ def draw(figures: Path = pretrained.FIGURES) -> Figure:
 
 @plots.styled
 def _drawn(image: np.ndarray, changed: np.ndarray, said: list[str]) -> Figure:
-    figure, grid = plt.subplots(1, 3, figsize=(9, 3.9))
+    figure, grid = plt.subplots(1, 3, figsize=(9, 3.5))
     largest = np.abs(changed - image).max() * 255
     shown = {f"the network says:\n{said[0]}": image,
              f"perturbation, at most {largest:.0f}/255,\nshown times {AMPLIFIED}": 0.5 + AMPLIFIED * (changed - image),

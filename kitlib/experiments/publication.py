@@ -148,7 +148,11 @@ def _drawn(letter: str, found: dict[str, list[evidence.Entries]], missing: list[
 
 def _label(entry: verdicts.PaperEntry) -> str:
     """What the row of a figure of the paper says: which one it is, and the standard attack beside it."""
-    return entry.id if entry.defined_by == "clean" else f"{entry.id}\nstandard attack: {entry.defined_by}"
+    if entry.defined_by == "clean":
+        return entry.id
+    success = entry.as_defined.success_rate
+    turned = "" if success is None else f", success {100 * success:.0f} %"
+    return f"{entry.id}\nstandard attack: {entry.defined_by}{turned}"
 
 
 def _guessing(found: Results) -> float:

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 from kitlib.base import code
+from kitlib.base.files import write_text
 
 # What these make of an experiment's file is in the run's fingerprint, which a batch hands over beside the code.
 READING = ("kitlib.experiments.settings", "kitlib.experiments.experiment", "kitlib.base.machine")
@@ -22,6 +23,13 @@ def code_of(notebook: Path) -> str:
     text = _code_in(notebook)
     judges = any(name in JUDGING for name in code.imported_by(text))
     return code.digest_of_text(text, STARTED | (NAMED if judges else set()), READING)
+
+
+def note_code(notebook: Path, folder: Path) -> None:
+    """<folder>/<notebook>.sha256 with `code_of` in it, written only where that has changed."""
+    note, found = folder / f"{notebook.stem}.sha256", code_of(notebook)
+    if not note.exists() or note.read_text(encoding="utf-8") != found:
+        write_text(note, found)
 
 
 def _code_in(notebook: Path) -> str:

@@ -28,6 +28,11 @@ CAPTIONS = {
 }
 
 
+ATTRIBUTIONS = {"iq_othnccd": (
+    "CT slices: Alyasriy and Al-Huseiny, The IQ-OTH/NCCD lung cancer dataset, Mendeley Data, doi:10.17632/bhmdr45bh2, "
+    "CC BY 4.0; resized, and attacked where it says so.")}
+
+
 def write_run(folder: Path, out: Path | None = None) -> Path:
     """report.html in the folder of a run (or in that of its published results), or at `out`; returns its path.
 
@@ -58,12 +63,18 @@ def run_page(found: results.Results, pictures: tuple[Picture, ...] = (), audits:
             tables=(Table.of(results.accuracy_table(found)),)),
         *(Section(f"Audit of the {which} model", words=flags(record), tables=(checks(record),))
           for which, record in audits.items()),
-        Section("Pictures", pictures=pictures),
+        Section("Pictures", words=(attribution(experiment),) if pictures and attribution(experiment) else (),
+                pictures=pictures),
         Section("Choices that the paper leaves open", facts=tuple(experiment.get("choices", {}).items())),
         repeat(found.environment, command, ("Time of both trainings", f"{sum(found.seconds.values()):.0f} s")),
     )
     return Page(experiment["title"], results.heading(found), verdicts,
                 tuple(section for section in sections if _says_something(section)))
+
+
+def attribution(experiment: dict) -> str:
+    """What must stand beside pictures of an experiment's data (as a record holds it); empty where nothing must."""
+    return ATTRIBUTIONS.get(experiment["data"]["name"], "")
 
 
 def _against_the_paper(found: results.Results) -> tuple[Section, ...]:
