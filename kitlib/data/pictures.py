@@ -50,6 +50,8 @@ class Loading:
         if self.interpolation != "bilinear" and self.way == "resize-and-crop":
             raise KitError(f"the interpolation {self.interpolation} goes with the ways of Keras, not with {self.way}, "
                            "which is bilinear")
+        if self.way == "keras-crop" and self.interpolation in ("gaussian", "mitchellcubic"):
+            raise KitError(f"the interpolation {self.interpolation} does not go with keras-crop, in Keras neither")
         if self.window and not self.window[0] < self.window[1]:
             raise KitError(f"a window goes from the value of black up to that of white, not from {self.window[0]:g} to "
                            f"{self.window[1]:g}")
