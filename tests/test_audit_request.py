@@ -316,13 +316,15 @@ def test_an_input_shape_is_three_whole_numbers(shape, capsys):
 
 @pytest.mark.parametrize(("words", "says"), [
     (("--data", "x"), "^--eps is missing: state the threat model"),
-    (("--eps", 0.1, "--images", 0), "^--eps|^--data is missing"),
+    (("--eps", 0.1), "^--data is missing: name the images"),
     (("--data", "x", "--eps", 0.1, "--images", 0), "^--images: Input should be greater than or equal to 1"),
     (("--data", "x", "--eps", 0.1, "--seed", -1), "^--seed: "),
     (("--data", "x", "--eps", 0.1, "--mean", 0.5), "^--mean and --std belong together"),
     (("--data", "x", "--eps", 0.1, "--interpolation", "cubic"), "^--interpolation: Input should be 'bilinear'"),
     (("--data", "x", "--eps", 0.1, "--resize", 9), "^--pictures: a shorter side to resize to goes with"),
     (("--data", "x", "--eps", 0.1, "--intensity", "9,3"), "^--pictures: a window goes from the value of black"),
+    (("--data", "x", "--eps", 0.1, "--pictures", "keras-crop", "--interpolation", "gaussian"),
+     "^--pictures: the interpolation gaussian does not go with keras-crop"),
     (("--data", "x", "--eps", 0.1, "--profile", "full"), "^--profile does not go with a model's file"),
 ])
 def test_a_mistake_names_its_option(words, says):

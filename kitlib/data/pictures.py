@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
 import os
@@ -51,6 +50,8 @@ class Loading:
         if self.interpolation != "bilinear" and self.way == "resize-and-crop":
             raise KitError(f"the interpolation {self.interpolation} goes with the ways of Keras, not with {self.way}, "
                            "which is bilinear")
+        if self.way == "keras-crop" and self.interpolation in ("gaussian", "mitchellcubic"):
+            raise KitError(f"the interpolation {self.interpolation} does not go with keras-crop, in Keras neither")
         if self.window and not self.window[0] < self.window[1]:
             raise KitError(f"a window goes from the value of black up to that of white, not from {self.window[0]:g} to "
                            f"{self.window[1]:g}")
@@ -222,28 +223,23 @@ def _with_torchvision(picture: Image.Image, form: Form) -> Image.Image:
 
 
 def _with_keras(pixels: np.ndarray, form: Form) -> np.ndarray:
-    """Float32 in [0, 255], height x width x channels."""
-    pixels = _in_channels(pixels, form.channels)
-    return np.clip(np.asarray(_keras_resizing(form, pixels.dtype.name)(pixels), np.float32), 0, 255)
+    """Resized by the functions that keras.utils.image_dataset_from_directory calls; float32 in [0, 255].
 
-
-@functools.cache
-def _keras_resizing(form: Form, dtype: str):
-    """What keras.utils.image_dataset_from_directory does after decoding, by the same functions, as one graph."""
+    Not in a tf.function: its optimiser reorders the divisions of resize_with_pad, and a picture of 60 x 90 gets another
+    border than Keras's.
+    """
     import keras  # slow to import
     import tensorflow as tf
 
     size, method = (form.height, form.width), form.loading.interpolation
-
-    @tf.function(input_signature=[tf.TensorSpec((None, None, form.channels), dtype)])
-    def resized(pixels):
-        if form.loading.way == "keras-crop":
-            return keras.preprocessing.image.smart_resize(pixels, size, method, data_format="channels_last")
-        if form.loading.way == "keras-pad":
-            return tf.image.resize_with_pad(pixels, *size, method=method)
-        return tf.image.resize(pixels, size, method=method)
-
-    return resized
+    pixels = tf.constant(_in_channels(pixels, form.channels))
+    if form.loading.way == "keras-crop":
+        resized = keras.preprocessing.image.smart_resize(pixels, size, method, data_format="channels_last")
+    elif form.loading.way == "keras-pad":
+        resized = tf.image.resize_with_pad(pixels, *size, method=method)
+    else:
+        resized = tf.image.resize(pixels, size, method=method)
+    return np.clip(np.asarray(resized, np.float32), 0, 255)
 
 
 def _in_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
