@@ -13,6 +13,7 @@ from kitlib.base.setup import check_backend
 check_backend()     # before Keras is imported
 
 from kitlib.attacks.base import Attack, InBall
+from kitlib.attacks.by_cleverhans import CleverHans
 from kitlib.attacks.driver import AttackResult, run, worst_case
 from kitlib.attacks.gradient import APGD, FGSM, MIM, PGD, Clean, Noise
 from kitlib.attacks.minimal import CarliniWagnerL2, DeepFool
@@ -21,7 +22,7 @@ from kitlib.attacks.square import Square
 from kitlib.base.settings import read_named
 
 _CLASSES = (Clean, Noise, FGSM, PGD, MIM, APGD, CarliniWagnerL2, DeepFool, Square,
-            PaperAFGSM, PaperBFGSM, PaperBPGD, PaperBCW)
+            PaperAFGSM, PaperBFGSM, PaperBPGD, PaperBCW, CleverHans)
 CATALOGUE: dict[str, type[Attack]] = {kind.model_fields["name"].default: kind for kind in _CLASSES}
 
 __all__ = ["CATALOGUE", "Attack", "AttackResult", "InBall", "read", "run", "worst_case",

@@ -45,6 +45,8 @@ class Attack(Settings):
 
     # Whether an image's work may end at its first success where only accuracy is asked for.
     first_success_suffices: ClassVar[bool] = True
+    # Whether its functions are Python code that must be called as it is, and not be compiled.
+    eager: ClassVar[bool] = False
     # Float fields that the compiled functions take as arguments, so that a sweep compiles once.
     varying: ClassVar[tuple[str, ...]] = ()
 

@@ -149,7 +149,8 @@ class _Compiled:
         def close(state, numbers):
             return retire(attack.model_copy(update=numbers).close(call, state), stop)
 
-        self.start, self.advance, self.close = _AnyBatch(start), _AnyBatch(advance), _AnyBatch(close)
+        traced = (lambda function: function) if attack.eager else _AnyBatch
+        self.start, self.advance, self.close = traced(start), traced(advance), traced(close)
 
 
 class _AnyBatch:
