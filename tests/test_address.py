@@ -3,7 +3,7 @@ import json
 import re
 import tomllib
 
-from kitlib.experiment import REPOSITORY
+from kitlib.base.places import REPOSITORY
 
 ADDRESS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
 

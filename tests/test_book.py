@@ -11,7 +11,7 @@ import urllib.parse
 import pytest
 
 import kitlib
-from kitlib.experiment import REPOSITORY
+from kitlib.base.places import REPOSITORY
 
 ADDRESS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
 DOCS = REPOSITORY / "docs"

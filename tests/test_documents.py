@@ -51,7 +51,7 @@ def test_no_worst_case_is_shown_without_its_missing_targeted_attack():
     robust = next(row for row in rows if "`cifar10_robust/defended`" in row)
     assert ("no targeted attack" in robust) != (FIGURES / "cifar10_robust/audit/defended/audit.json").exists()
     for line in text.splitlines():
-        if re.match(r"\| (\S+ \| )*worst case", line):
+        if re.match(r"\| (\S+ \| )*worst case", line) and not line.startswith("| model"):      # but a table's head
             assert "untargeted" in line
 
 

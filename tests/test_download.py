@@ -15,9 +15,9 @@ import types
 import pytest
 from PIL import Image
 
-from kitlib import files
+from kitlib.base import files
+from kitlib.base.settings import KitError
 from kitlib.data import download, sources
-from kitlib.settings import KitError
 
 INNER = {"toy-bin/train.bin": os.urandom(300_000), "toy-bin/test.bin": os.urandom(40_000)}
 

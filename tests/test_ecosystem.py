@@ -8,7 +8,8 @@ import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
 
-from kitlib.experiment import REPOSITORY
+import kitlib
+from kitlib.base.places import REPOSITORY
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 PYTHONS = [f"3.{minor}" for minor in range(8, 20) if SpecifierSet(PROJECT["requires-python"]).contains(f"3.{minor}.0")]
@@ -21,7 +22,7 @@ def read(name):
 def test_the_citation_names_this_version_and_address():
     citation = yaml.safe_load(read("CITATION.cff"))
     for entry in (citation, citation["preferred-citation"]):
-        assert entry["version"] == PROJECT["version"] and entry["authors"] and entry["license"] == PROJECT["license"]
+        assert entry["version"] == kitlib.__version__ and entry["authors"] and entry["license"] == PROJECT["license"]
         assert entry["repository-code"] == PROJECT["urls"]["Repository"]
     assert [entry["notes"][:7] for entry in citation["references"]] == ["Paper A", "Paper B"]
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from kitlib import files
-from kitlib.data import sources
-from kitlib.data.pictures import list_pictures, printable
-from kitlib.data.settings import data_folder
-from kitlib.settings import KitError, choose
+from kitlib.base import files
+from kitlib.base.places import data_folder
+from kitlib.base.settings import KitError, choose
+from kitlib.data import folders, sources
+from kitlib.data.decoding import printable
 
 TRIES = 3           # connections that may be cut before we give up
 TIMEOUT = 60        # seconds without a byte
@@ -61,11 +61,11 @@ class Archive:
 
     def get(self, folder: Path, progress: bool | None) -> None:
         files.check_folder(self.place(folder), may_hold={Path(name).name for name in self.members})
-        with files.alone_in(folder / ".cache", "download", waits=True):
+        with files.locked(folder / ".cache", "download", waits=True):
             if self.is_there(folder):           # another process was faster
                 return
             for left in folder.glob(f".{self.target}-????????"):    # by a killed unpacking
-                if not (left / "old").exists():     # which `folder_written_whole` brings back
+                if not (left / "old").exists():     # which `atomic_folder` brings back
                     shutil.rmtree(left, ignore_errors=True)
             part = folder / ".cache" / f"{self.url.rpartition('/')[2]}.part"
             _refuse_full_disk(folder, self.size + sum(self.members.values()))
@@ -87,7 +87,7 @@ class Archive:
     def _unpack(self, archive: Path, folder: Path) -> None:
         """The members by name, so that no path and no link of the archive decides where anything is written."""
         try:
-            with files.folder_written_whole(self.place(folder)) as new, tarfile.open(archive) as opened:
+            with files.atomic_folder(self.place(folder)) as new, tarfile.open(archive) as opened:
                 for name, size in self.members.items():
                     member = opened.getmember(name)
                     source = opened.extractfile(member) if member.isreg() and member.size == size else None
@@ -204,13 +204,13 @@ class Kaggle:
         except Exception as error:  # kagglehub raises its own and those of requests
             raise KitError(f"the lung slices could not be downloaded ({error!s:.100}). {self.by_hand}") from None
         found = sources.lung_below(got)
-        pictures = [path for place in (found[1].values() if found else ()) for path in list_pictures(place)[0]]
+        pictures = folders.of_classes(found[0], {"all": found[1]}, list(found[1])).paths if found else ()
         digest = hashlib.sha256("".join(sorted(map(files.sha256, pictures))).encode()).hexdigest()
         if found is None or digest != self.digest:
             raise KitError(f"the download in {printable(got)} is not the data set that kitlib knows ({len(pictures):,} "
                            "pictures, their sha256 differs), and nothing was put into the data folder. "
                            f"{self.by_hand}; kitlib reads a changed one, too, and says so")
-        with files.folder_written_whole(folder / self.target) as new:
+        with files.atomic_folder(folder / self.target) as new:
             for place in found[1].values():
                 shutil.copytree(place, new / place.name)
 

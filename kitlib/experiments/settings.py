@@ -208,6 +208,11 @@ class ComparisonSettings(Settings):
         return within(self.attacks, self.headline)
 
 
+# What notebooks were called when older records were made.
+_OLDER_NOTEBOOKS = {"06_is_it_robust": "08_is_it_robust", "07_label_leaking": "06_label_leaking",
+                    "08_other_defences": "07_other_defences", "09_data_audit": "09_lung_data_leak"}
+
+
 class Experiment(Settings):
     """One experiment in one profile, everything resolved.
 
@@ -241,8 +246,11 @@ class Experiment(Settings):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _names_of_older_records(cls, values):
-        if isinstance(values, dict) and "contenders" in values:
-            values = {("compared_models" if key == "contenders" else key): value for key, value in values.items()}
+        if not isinstance(values, dict):
+            return values
+        values = {("compared_models" if key == "contenders" else key): value for key, value in values.items()}
+        if isinstance(values.get("notebooks"), (list, tuple)):
+            values["notebooks"] = tuple(_OLDER_NOTEBOOKS.get(name, name) for name in values["notebooks"])
         return values
 
     @pydantic.field_validator("compared_models", mode="before")
