@@ -10,9 +10,9 @@ import pytest
 
 from kitlib import data, plots
 from kitlib.data import DataSettings
-from kitlib.evaluation import Accuracy
-from kitlib.experiments.results import Measured, PaperEntry
-from kitlib.experiments.sweeps import Spread
+from kitlib.evaluation import Accuracy, Measured
+from kitlib.experiments.aggregates import Spread
+from kitlib.experiments.verdicts import Answer, PaperEntry
 from kitlib.plots import style
 
 NINE, TWO, NONE = Accuracy(9, 10), Accuracy(2, 10), Accuracy(0, 10)
@@ -224,8 +224,8 @@ def test_claims_show_the_paper_s_number_both_protocols_and_the_verdict():
 
 
 def test_a_paper_s_entry_of_a_record_can_be_drawn():
-    made = PaperEntry(id="a", paper=80, as_published=measured(NINE), as_defined=measured(TWO), control=None,
-                      verdict=None, why="")
+    made = PaperEntry(id="a", paper=80, paper_images=100, margin=3, images=10, as_published=measured(NINE),
+                      as_defined=Answer(**measured(TWO).model_dump()), defined_by="PGD")
     assert texts(plots.claims({"a": made}, [0.1], "Paper A").axes[0]) == ["other data"]
 
 
