@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import keras
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -17,7 +16,6 @@ from kitlib.models import predict_logits, softmax
 MODEL = "cifar10_exp2/baseline"
 EPS, STEP, STEPS = 8 / 255, 2 / 255, 10
 SIZE = 32
-AMPLIFIED = 10
 
 
 def photograph() -> np.ndarray:
@@ -51,18 +49,5 @@ def draw(figures: Path = pretrained.FIGURES) -> Figure:
     names = pretrained.collections(figures)[MODEL.split("/")[0]].class_names
     changed = attacked(model, image)
     probabilities = softmax(predict_logits(model, np.concatenate([image, changed])))
-    said = [f"{names[row.argmax()]}, {100 * row.max():.0f} %" for row in probabilities]
-    return _drawn(image[0], changed[0], said)
-
-
-@plots.styled
-def _drawn(image: np.ndarray, changed: np.ndarray, said: list[str]) -> Figure:
-    figure, grid = plt.subplots(1, 3, figsize=(9, 3.5))
-    largest = np.abs(changed - image).max() * 255
-    shown = {f"the network says:\n{said[0]}": image,
-             f"perturbation, at most {largest:.0f}/255,\nshown times {AMPLIFIED}": 0.5 + AMPLIFIED * (changed - image),
-             f"photograph + perturbation:\n{said[1]}": changed}
-    for axes, (title, pixels) in zip(grid, shown.items(), strict=True):
-        plots.picture(axes, pixels)
-        axes.set_title(title, fontsize=13)
-    return figure
+    said = [f"the network\n{plots.prediction(row, names)}" for row in probabilities]
+    return plots.first_look(image[0], changed[0], said)
