@@ -105,7 +105,8 @@ def run(method: dict | Method, model, images, labels, *, batch_size: int = 64, p
     if batch_size < 1:
         raise KitError(f"batch_size must be at least 1, not {batch_size}")
     images = check_images(images, "images to prove")
-    labels = check_labels(labels, len(images), check_model(model, images[:8]), False, "images to prove")
+    model, classes = check_model(model, images)
+    labels = check_labels(labels, len(images), classes, False, "images to prove")
     compiled, parts = _compiled(method, model, images.shape[1:]), []
     for first in tqdm(range(0, len(images), batch_size), desc=method.name, unit="batch", disable=not progress):
         part = slice(first, first + batch_size)

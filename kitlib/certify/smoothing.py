@@ -76,7 +76,8 @@ def smooth(smoothing: Smoothing | dict, model, images, labels, path: Path | None
     started = saved = time.monotonic()
     smoothing = smoothing if isinstance(smoothing, Smoothing) else Smoothing.read(smoothing, "smoothing")
     images, model = check_images(images, "images to smooth"), in_float32(model)
-    labels = check_labels(labels, len(images), check_model(model, images[:8]), False, "images to smooth")
+    model, classes = check_model(model, images)
+    labels = check_labels(labels, len(images), classes, False, "images to smooth")
     work = np.array([digests.of_arrays([images, *model.get_weights()]), repr(smoothing), f"{seed}, {batch_size}"])
     found, count = _begun(path, work, len(images)), _counter(model, images.shape[1:], batch_size)
     for number in tqdm(np.flatnonzero(found[:, 0] < 0), desc="smoothing", unit="image", disable=not progress):
