@@ -41,7 +41,7 @@ def test_a_stated_radius_is_wrong_in_at_most_alpha_of_cases():
     wrong = (found.radii > distance).mean()
     assert wrong <= alpha + 3 * np.sqrt(alpha * (1 - alpha) / 400)
     assert wrong > 0.02, "never wrong means that the bound is needlessly low"
-    assert np.median(found.radii) > 0.7 * distance and (found.predictions == 1).all()
+    assert np.median(found.radii) > 0.7 * distance and (found.predictions == 1).mean() > 0.98
 
 
 def test_counts_follow_the_known_probability():
@@ -53,7 +53,7 @@ def test_counts_follow_the_known_probability():
 
 def test_near_the_border_it_abstains_and_the_curve_falls():
     images, labels = at_distance([0.01, -0.01, 0.3, -0.3, 0.8])
-    found = smoothed(images, np.array([1, 0, 1, 1, 1]), alpha=0.001)
+    found = smoothed(images, np.array([1, 0, 1, 1, 1]), copies=1000, alpha=0.001)
     assert (found.predictions[:2] == certify.ABSTAINS).all() and (found.radii[:2] == 0).all()
     assert list(found.predictions[2:]) == [1, 0, 1]
     assert found.accuracy(0.0) == 0.4      # the fourth is certified to be wrong

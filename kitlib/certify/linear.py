@@ -128,7 +128,7 @@ def _of_numbers(nodes, boxes, number: int, places, space: Region):
     shape, images, count = boxes[number].lower.shape[1:], tf.shape(space.images)[0], tf.size(places)
     widest = max(math.prod(box.lower.shape[1:]) for box in boxes)
     chunk = tf.clip_by_value(CHUNK_BYTES // (8 * widest * images), 1, tf.maximum(count, 1))
-    rounds = -(-count // chunk)
+    rounds = tf.maximum(-(-count // chunk), 1)      # with nothing in doubt, too: TensorFlow has no loop of no rounds
 
     def bounds_of(some):
         rows = tf.reshape(tf.one_hot(some, math.prod(shape)), (1, -1, *shape))
