@@ -39,8 +39,9 @@ def worst_case_logits(model, images, labels, eps, beta=0.0) -> tf.Tensor:
     """The logits that no attack within eps can make worse, N x classes, up to a constant a row: 0 for the label, and
     for each other class how much it can be ahead at most. The label's is the largest where the image is proved.
 
-    beta: weight of linear bounds (CROWN-IBP) against interval bounds; the number 0 leaves the linear ones out. Batch
-    norm counts with its moving statistics. Raises KitError for a layer that no bounds are known for.
+    beta: weight of linear bounds (CROWN-IBP) against interval bounds; the number 0 leaves the linear ones out. Their
+    gradient needs a tf.function: TensorFlow cannot differentiate a convolution's transpose eagerly. Batch norm counts
+    with its moving statistics. Raises KitError for a layer that no bounds are known for.
     """
     nodes, space = open_model(model), region(images, eps, "linf", unit=0.0)
     interval = margins("ibp", nodes, space, labels)
