@@ -53,7 +53,8 @@ def test_counts_follow_the_known_probability():
 
 def test_near_the_border_it_abstains_and_the_curve_falls():
     images, labels = at_distance([0.01, -0.01, 0.3, -0.3, 0.8])
-    found = smoothed(images, np.array([1, 0, 1, 1, 1]), copies=1000, alpha=0.001)
+    found = smoothed(images, np.array([1, 0, 1, 1, 1]), choices=100, copies=1000,
+                     alpha=0.001)
     assert (found.predictions[:2] == certify.ABSTAINS).all() and (found.radii[:2] == 0).all()
     assert list(found.predictions[2:]) == [1, 0, 1]
     assert found.accuracy(0.0) == 0.4      # the fourth is certified to be wrong
@@ -122,7 +123,7 @@ def tiny_network():
                              layers.Flatten(), layers.Dense(16, activation="relu"), layers.Dense(10)])
 
 
-def trained(method, images, labels, eps=0.06, steps=400):
+def trained(method, images, labels, eps=0.06, steps=240):
     """Compiled, in batches of 100."""
     model, schedule, optimizer = tiny_network(), certified.Schedule(eps=eps), keras.optimizers.Adam(5e-3)
     optimizer.build(model.trainable_variables)
@@ -132,7 +133,7 @@ def trained(method, images, labels, eps=0.06, steps=400):
         now, kappa, beta = schedule.at(done)
         with tf.GradientTape() as tape:
             if method == "noise":
-                logits = model(certified.with_noise(some, 0.25, seed))
+                logits = model(certified.with_noise(some, 0.5, seed))
                 losses = tf.nn.sparse_softmax_cross_entropy_with_logits(given, logits)
             else:
                 losses = certified.certified_loss(model, some, given, now if method != "plain" else 0.0, kappa,
@@ -156,9 +157,9 @@ def test_training_towards_proofs_proves_more(digits):
 
 def test_noise_trains_what_will_be_smoothed(digits):
     images, labels = digits[0], digits[1].astype(np.int32)
-    some, settings = slice(1200, 1230), {"sigma": 0.25, "choices": 50, "copies": 200, "alpha": 0.01}
+    some, settings = slice(1200, 1230), {"sigma": 0.5, "choices": 50, "copies": 200, "alpha": 0.01}
     found = {method: certify.smooth(settings, trained(method, images, labels), images[some], labels[some],
-                                    progress=False).accuracy(0.1) for method in ("plain", "noise")}
+                                    progress=False).accuracy(0.2) for method in ("plain", "noise")}
     assert found["noise"] > found["plain"]
 
 
@@ -170,13 +171,18 @@ def test_worst_case_logits_agree_with_the_proof(digits):
         np.testing.assert_allclose(logits, -certify.run(method, model, images, labels).margins, atol=1e-3)
 
 
-def test_every_weight_gets_a_gradient_that_lowers_the_loss(digits):
+@pytest.mark.parametrize("beta", [0.0, 0.5])
+def test_every_weight_gets_a_gradient_that_lowers_the_loss(digits, beta):
     model, images, labels = tiny_network(), tf.constant(digits[0][:50]), tf.constant(digits[1][:50].astype(np.int32))
-    for beta in (0.0, 0.5):
+
+    @tf.function(autograph=False)
+    def loss_and_gradients():
         with tf.GradientTape() as tape:
-            before = tf.reduce_mean(certified.certified_loss(model, images, labels, 0.05, 0.5, beta))
-        gradients = tape.gradient(before, model.trainable_variables)
-        assert all(float(tf.reduce_max(tf.abs(gradient))) > 0 for gradient in gradients)
-        for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
-            variable.assign_sub(1e-3 * gradient)
-        assert tf.reduce_mean(certified.certified_loss(model, images, labels, 0.05, 0.5, beta)) < before
+            loss = tf.reduce_mean(certified.certified_loss(model, images, labels, 0.05, 0.5, beta))
+        return loss, tape.gradient(loss, model.trainable_variables)
+
+    before, gradients = loss_and_gradients()
+    assert all(float(tf.reduce_max(tf.abs(gradient))) > 0 for gradient in gradients)
+    for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
+        variable.assign_sub(1e-3 * gradient)
+    assert loss_and_gradients()[0] < before

@@ -34,12 +34,14 @@ class Schedule(Settings):
         return risen * self.eps, 1 - risen * (1 - self.kappa), 1 - risen * (1 - self.beta)
 
 
+@tf.autograph.experimental.do_not_convert      # nothing to convert
 def worst_case_logits(model, images, labels, eps, beta=0.0) -> tf.Tensor:
     """The logits that no attack within eps can make worse, N x classes, up to a constant a row: 0 for the label, and
     for each other class how much it can be ahead at most. The label's is the largest where the image is proved.
 
-    beta: weight of linear bounds (CROWN-IBP) against interval bounds; the number 0 leaves the linear ones out. Batch
-    norm counts with its moving statistics. Raises KitError for a layer that no bounds are known for.
+    beta: weight of linear bounds (CROWN-IBP) against interval bounds; the number 0 leaves the linear ones out. Their
+    gradient needs a tf.function: TensorFlow cannot differentiate a convolution's transpose eagerly. Batch norm counts
+    with its moving statistics. Raises KitError for a layer that no bounds are known for.
     """
     nodes, space = open_model(model), region(images, eps, "linf", unit=0.0)
     interval = margins("ibp", nodes, space, labels)
@@ -48,6 +50,7 @@ def worst_case_logits(model, images, labels, eps, beta=0.0) -> tf.Tensor:
     return -(beta * margins("crown_ibp", nodes, space, labels, intersect=False) + (1 - beta) * interval)
 
 
+@tf.autograph.experimental.do_not_convert
 def certified_loss(model, images, labels, eps, kappa, beta=0.0, training: bool = True) -> tf.Tensor:
     """kappa x the clean cross-entropy + (1 - kappa) x that of the worst case, one an image: IBP training with beta 0
     (Gowal et al. 2018, arXiv:1810.12715), CROWN-IBP (Zhang et al. 2020, arXiv:1906.06316) with a schedule's."""
