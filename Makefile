@@ -54,13 +54,13 @@ test: $(INSTALLED) ## pytest over tests/ and nbval over notebooks/
 	@$(MAKE) --no-print-directory --keep-going --jobs=2 test-kitlib test-notebooks
 
 test-kitlib:
-	runs=$$(mktemp -d); trap 'rm -rf "$$runs"' EXIT; KITLIB_RUNS=$$runs $(BIN)/python -m pytest tests
+	runs=$$(mktemp -d); trap 'rm -rf "$$runs"' EXIT; KITLIB_RUNS=$$runs $(BIN)/python -m pytest -p no:randomly tests
 
 test-notebooks:
 	runs=$$(mktemp -d); trap 'rm -rf "$$runs"' EXIT; KITLIB_RUNS=$$runs $(BIN)/python -m pytest -p no:randomly --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
 
-lab: $(INSTALLED) ## JupyterLab, open on notebook 01
-	$(BIN)/jupyter lab notebooks/01_data_preparation.ipynb
+lab: $(INSTALLED) ## JupyterLab, open on notebook 00
+	$(BIN)/jupyter lab notebooks/00_first_look.ipynb
 
 publish: $(INSTALLED) ## copy results, audits and models of EXPERIMENT to figures/, and redraw what the README shows
 	@$(BIN)/python -m kitlib publish $(EXPERIMENT) --profile $(PROFILE) --seed $(SEED)

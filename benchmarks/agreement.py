@@ -23,6 +23,7 @@ from benchmarks.attacks import art_classifier, in_batches
 from kitlib import audit, data, models
 from kitlib.base.settings import format_epsilon, parse_epsilon
 from kitlib.evaluation import Accuracy
+from kitlib.models.wiring import image_shape
 
 
 def main() -> None:
@@ -59,7 +60,7 @@ def judged(chosen):
         return
     for path in map(Path, chosen.models):
         model = models.load(path)
-        _, size, channels = audit.image_shape(model)
+        _, size, channels = image_shape(model)
         settings = {"name": chosen.data, "size": chosen.size or size, "channels": channels}
         yield path.stem, model, data.load(data.DataSettings.read(settings, "--data"), seed=0)
 

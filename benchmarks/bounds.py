@@ -78,9 +78,7 @@ def torch_network(parts: list, weights: list, shape: tuple):
 
 def export() -> None:
     """Our bounds in exact arithmetic and without intersecting, which is what auto_LiRPA computes."""
-    import kitlib
 
-    kitlib.prepare()
     from benchmarks import common
     from kitlib import certify
     from kitlib.base.files import write_arrays
@@ -147,9 +145,7 @@ def compare() -> None:
 
 def cost(repeats: int = 3) -> None:
     """Seconds an image on a small network for 32 x 32 pixels, against PGD with 20 steps."""
-    import kitlib
 
-    kitlib.prepare()
     from benchmarks import common
     from kitlib import attacks, certify
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 
-import kitlib
 from kitlib import data
 from kitlib.base.files import write_json
 from kitlib.base.machine import environment
@@ -24,7 +23,6 @@ def main() -> None:
     parser.add_argument("experiments", nargs="+")
     parser.add_argument("--images", type=int, default=1000, help="test images, at most (default: 1000)")
     chosen = parser.parse_args()
-    kitlib.prepare()
     for name in chosen.experiments:
         found = pretrained.collections()[name]
         run = runs.open_run(name, found.profile, found.seed)

@@ -9,11 +9,6 @@ from __future__ import annotations
 import argparse
 import time
 
-import kitlib
-
-if __name__ == "__main__":
-    kitlib.prepare()
-
 import keras
 import numpy as np
 import scipy.optimize
