@@ -668,14 +668,13 @@ def test_mean_and_std_are_put_in_front():
     (lambda: sequential(layers.Rescaling(2.0, -1.0), layers.Flatten(), layers.Dense(3), layers.ReLU()), "--output"),
     (lambda: softmax_net(shape=(9, 9, 1)), "images of"),
     (lambda: sequential(layers.Rescaling(2.0, -1.0), layers.Conv2D(3, 3)), "one row"),
-    (lambda: wired(lambda x: layers.Dense(3)(layers.Flatten()(layers.Rescaling(1 / 255)(x * 255.0)))), "is Multiply"),
     (lambda: wired(lambda x: layers.Dense(3)(layers.Flatten()(layers.Rescaling(1 / 255)(x) + x))), "is unknown"),
     (lambda: sequential(layers.RandomFlip(), layers.Flatten(), layers.Dense(3)), "is Flatten"),
     (lambda: adapted(mean=0.3, variance=0.24), "--input-range"),        # of [0, 1], or of [-1, 1]?
     (lambda: adapted(mean=5.0, variance=1.0), "--input-range"),
     (lambda: wired(lambda x: (keras.ops.tanh(dense(x, 1)) + 1) / 2), "--output probabilities"),
     (lambda: wired(lambda x: keras.ops.relu(dense(x, 3))), "--output probabilities"),
-    (lambda: wired(lambda x: {"logits": dense(x, 3), "features": dense(x, 2)}), "of several outputs choose one"),
+    (lambda: wired(lambda x: {"logits": dense(x, 3), "features": dense(x, 2)}), "say which is judged"),
     (lambda: OfCode(), r"keras.Model\(inputs, model\(inputs\)\)"),
 ])
 def test_nothing_is_guessed(make, says):
@@ -750,13 +749,32 @@ class Softened(layers.Dense):
         return keras.ops.softmax(super().call(x) / 3)
 
 
-@pytest.mark.parametrize("head", [lambda: OwnHead(), lambda: Softened(3, activation="softmax")])
-def test_where_a_softmax_cannot_be_taken_off_its_logarithm_is_used(head):
+@pytest.mark.parametrize(("head", "says"), [
+    (lambda: OwnHead(), "was taken off"), (lambda: Softened(3, activation="softmax"), "logarithm is used"),
+])
+def test_a_softmax_is_taken_off_where_that_gives_the_outputs_back_or_its_logarithm_is_used(head, says):
     images = some_images()
     model = sequential(layers.Rescaling(2.0, -1.0), layers.Flatten(), layers.Reshape((64,)), head())
     target = audit.prepare(model, images)
-    assert target.probabilities and "logarithm is used" in target.returns
-    np.testing.assert_allclose(keras.ops.exp(target.model(images)), model(images), rtol=1e-4)
+    assert target.probabilities and says in target.returns and target.recovered == (says == "was taken off")
+    if not target.recovered:
+        np.testing.assert_allclose(keras.ops.exp(target.model(images)), model(images), rtol=1e-4)
+    np.testing.assert_allclose(keras.ops.softmax(target.model(images)), model(images), rtol=1e-4)
+
+
+def test_arithmetic_before_the_first_layer_is_read():
+    model = wired(lambda x: layers.Dense(3)(layers.Flatten()(layers.Rescaling(1 / 255)(x * 255.0))))
+    assert audit.prepare(model, some_images()).takes.startswith("values from 0 to 1")
+    model = wired(lambda x: layers.Dense(3)(layers.Flatten()(x / 127.5 - 1.0)))
+    assert audit.prepare(model, some_images()).takes.startswith("values from 0 to 255")
+
+
+def test_of_several_outputs_one_is_chosen_by_name():
+    model = wired(lambda x: {"logits": dense(x, 3), "features": dense(x, 2)})
+    target = audit.prepare(model, some_images(), input_range=(0, 1), head="logits")
+    np.testing.assert_allclose(target.model(some_images()), model(some_images())["logits"], atol=1e-5)
+    with pytest.raises(KitError, match="no output 'logit'; did you mean 'logits'"):
+        audit.prepare(model, some_images(), input_range=(0, 1), head="logit")
 
 
 def test_numbers_that_are_none_are_met_wherever_they_come():
