@@ -216,12 +216,12 @@ def test_a_profile_that_is_no_name_is_refused(tmp_path, content):
 
 
 def test_further_notebooks_are_those_from_06_on_and_must_exist(tmp_path, monkeypatch, content):
-    (tmp_path / "06_is_it_robust.ipynb").touch()
+    (tmp_path / "08_is_it_robust.ipynb").touch()
     (tmp_path / "05_evaluation.ipynb").touch()
     monkeypatch.setattr(experiment, "NOTEBOOKS", tmp_path)
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump(content | {"notebooks": ["06_is_it_robust"]}, sort_keys=False))
-    assert experiment.load(str(file), "demo").notebooks == ("06_is_it_robust",)
+    assert experiment.load(str(file), "demo").notebooks == ("08_is_it_robust",)     # its name now
     for name in ("05_evaluation", "06_is_it_robst"):
         file.write_text(yaml.safe_dump(content | {"notebooks": [name]}, sort_keys=False))
         with pytest.raises(KitError, match=f"there is no notebook '{name}' from 06 on"):

@@ -115,7 +115,7 @@ def _accuracies_in(found: dict, above: tuple[str, ...] = ()) -> list[tuple[tuple
     """Every accuracy in nested mappings, by its keys."""
     inner = {(*above, key): each for key, each in found.items() if isinstance(each, dict)}
     return [pair for keys, each in inner.items()
-            for pair in ([(keys, each)] if "accuracy" in each else _accuracies_in(each, keys))]
+            for pair in ([(keys, each)] if "count" in each else _accuracies_in(each, keys))]
 
 
 # --- accuracies
