@@ -104,7 +104,7 @@ def peer(path: str) -> None:
     import torch
     from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
 
-    with np.load(path) as stored:
+    with np.load(path, allow_pickle=False) as stored:
         arrays = dict(stored)
     images, labels = arrays["images"], torch.tensor(arrays["labels"]).long()
     x = torch.tensor(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))

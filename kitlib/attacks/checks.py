@@ -55,7 +55,8 @@ def check_model(model, images: np.ndarray, labels=None, input_range=None):
         if not keras.backend.is_float_dtype(taken.dtype):
             raise KitError(f"the model takes {taken.dtype}, in which pixels from 0 to 1 would all be 0 or 1: give it "
                            "an input of floats in that range")
-    labels = labels if labels is not None and np.shape(labels) == (len(images),) else None
+    if np.shape(labels) != (len(images),) or not np.issubdtype(np.asarray(labels).dtype, np.integer) or min(labels) < 0:
+        labels = None       # `check_labels` will say why
     ready, some = pixels_to_logits(model, images, labels, input_range), images[:8]
     try:
         logits = np.asarray(ready(some, training=False), dtype=np.float32)

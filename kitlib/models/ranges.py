@@ -109,7 +109,10 @@ def _affine(step, constants) -> tuple[np.ndarray, np.ndarray] | None:
         if len(constants) != 1:
             return None
         position, constant = constants[0]
-        constant = np.asarray(constant, float)
+        try:
+            constant = np.asarray(constant, float)
+        except (TypeError, ValueError):     # no number, but a list of tensors, say
+            return None
         if is_operation(step, "Multiply"):
             return _usable(constant, 0.0)
         if is_operation(step, "Divide", "TrueDivide") and position == 1:
