@@ -82,7 +82,7 @@ def counted(model):
 # --- what all have in common ---
 
 def test_the_table_has_every_attack():
-    assert {settings["name"] for settings in TABLE} == set(attacks.CATALOGUE)
+    assert {settings["name"] for settings in TABLE} == set(attacks.CATALOGUE) - {"cleverhans"}     # test_cleverhans
 
 
 @WHOLE_TABLE

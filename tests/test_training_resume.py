@@ -1,6 +1,7 @@
 """Training goes on where it was stopped, repeats itself, and spreads over devices."""
 from __future__ import annotations
 
+import ast
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ import pytest
 from training_toys import FGSM, SHAPE, checkpoint_in, network, settings, toy_data
 
 from kitlib import models
-from kitlib.base import digests
+from kitlib.base import code
 from kitlib.base.files import locked
 from kitlib.base.settings import KitError
 from kitlib.training import checkpoint, loop, train
@@ -136,16 +137,27 @@ def test_static_training_depends_on_its_baseline_and_plain_training_does_not(tmp
 
 def test_changed_code_is_another_training(tmp_path, monkeypatch):
     train(network(), toy_data(), settings(), tmp_path, progress=False)
-    monkeypatch.setattr(digests, "of_code", lambda *parts: "other")
+    monkeypatch.setattr(loop, "_code_of", lambda settings: "other")
     train(network(), toy_data(), settings(), tmp_path, progress=False)
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_better_docstring_voids_no_training_but_other_code_does():
-    code = digests._without_docstrings("'One.'\n\nclass A:\n    'Two.'\n\n    def f(self):\n        'Three.'\n")
-    assert code == digests._without_docstrings("class A:\n    def f(self):  # it\n        'Four.'\n")
-    assert code != digests._without_docstrings("class A:\n    def f(self):\n        return 'Four.'\n")
-    assert code != digests._without_docstrings("class A:\n    def f(self):\n        'Four.' + g()\n")
+    def of(text):
+        return ast.dump(code._without_docstrings(ast.parse(text)))
+
+    one = of("class A:\n    'Two.'\n\n    def f(self):\n        'Three.'\n")
+    assert one == of("class A:\n    def f(self):  # it\n        'Four.'\n")
+    assert one != of("class A:\n    def f(self):\n        return 'Four.'\n")
+    assert one != of("class A:\n    def f(self):\n        'Four.' + g()\n")
+
+
+def test_a_training_is_named_by_the_code_that_it_reaches_and_no_other():
+    plain, fgsm, pgd = (loop._code_of(settings(method=method)) for method in ("plain", "fgsm", "pgd"))
+    assert len({plain, fgsm, pgd}) == 3
+    reached = code.reached([("kitlib.attacks", "FGSM")], ("kitlib.base",))
+    assert ("kitlib.attacks.gradient", "FGSM") in reached and ("kitlib.attacks.base", "InBall") in reached
+    assert not {name for module, name in reached} & {"Square", "PGD", "CarliniWagnerL2"}
 
 
 def test_a_checkpoint_that_was_moved_is_not_mixed_in(tmp_path):
@@ -315,7 +327,7 @@ def test_two_devices_do_as_one_and_deterministic_repeats_bit_for_bit():
 
 
 def fingerprint(model):
-    return checkpoint.fingerprint_of(settings(), 0, toy_data(), model, None)
+    return checkpoint.fingerprint_of(settings(), 0, toy_data(), model, None, "code")
 
 
 def test_a_training_from_other_first_weights_is_another_training(tmp_path):

@@ -64,7 +64,8 @@ class CleverHans(InBall):
         images, eps = state["images"], float(self.eps)
         if self.labels == "predicted":
             state = self.resolve(state, call(images))
-        tf.random.set_seed(int(tf.reduce_sum(tf.cast(seed, tf.int64)) % 2**31))
+        if tf.executing_eagerly():
+            tf.random.set_seed(int(tf.reduce_sum(tf.cast(seed, tf.int64)) % 2**31))
         common = {"clip_min": 0.0, "clip_max": 1.0, "y": state["labels"], "targeted": self.targeted}
         if eps == 0:
             at = images     # some of its attacks refuse it

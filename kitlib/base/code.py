@@ -28,6 +28,13 @@ def digest_of_text(text: str, also: Iterable[Place] = (), without: tuple[str, ..
 
 
 def _digest_of(places: set[Place], without: tuple[str, ...]) -> str:
+    found = reached(places, without)
+    text = "\n".join(f"{place}: {found[place]}" for place in sorted(found))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def reached(places: Iterable[Place], without: tuple[str, ...] = ()) -> dict[Place, str]:
+    """The definitions that these reach, themselves included: (module, name) -> code."""
     found: dict[Place, str] = {}
     open_places = list(places)
     while open_places:
@@ -37,8 +44,7 @@ def _digest_of(places: set[Place], without: tuple[str, ...]) -> str:
         definition, names = _module(place[0]).definitions[place[1]]
         found[place] = definition
         open_places += [(place[0], name) if module is None else (module, name) for module, name in names]
-    text = "\n".join(f"{place}: {found[place]}" for place in sorted(found))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return found
 
 
 def modules(names: Iterable[str]) -> list[Path]:

@@ -27,12 +27,13 @@ _KEEP_THE_RANGE = tuple(
         "Dropout", "ZeroPadding2D", "Permute") if hasattr(layers, name))
 
 
-def own_range(model, images) -> tuple[tuple[float, float], str]:
+def own_range(model, images, certain: bool = False) -> tuple[tuple[float, float], str]:
     """The range of values that the model's own first layers were made for, and how that is known.
 
     A Rescaling, or arithmetic with fixed numbers, was written for a range, which its numbers tell, and so do the usual
     numbers in a Normalization. One that was adapted to data could be of any range, so the images (float32, in [0, 1])
-    must fit it in one range alone. Raises KitError where nothing tells.
+    must fit it in one range alone. certain: numbers written by hand count only where they are usual ones, whatever the
+    images would fit. Raises KitError where nothing tells.
     """
     scalings, name = _scalings(model)
     if not scalings:
@@ -42,8 +43,8 @@ def own_range(model, images) -> tuple[tuple[float, float], str]:
         for high in (1.0, 255.0):
             if states(mean / high, spread / high):
                 return (0.0, high), f"by its first layer, {name}"
-    mean, spread, _ = scalings[0]
-    fitting = [ends for ends in RANGES if _fits(images, ends, mean, spread)]
+    mean, spread, written = scalings[0]
+    fitting = [ends for ends in RANGES if _fits(images, ends, mean, spread)] if not (certain and written) else []
     if len(fitting) == 1:
         return fitting[0], f"by its first layer, {name}, whose mean and spread the images have in this range alone"
     raise KitError(f"which values the model takes cannot be told from its first layer, {name} (it takes "

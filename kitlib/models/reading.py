@@ -103,7 +103,7 @@ def pixels_to_logits(model, images: np.ndarray, labels: np.ndarray | None = None
         if len(one.output_shape) != 2:
             return one, True
         try:
-            told = input_range or own_range(one, some)[0]
+            told = input_range or own_range(one, some, certain=True)[0]
         except KitError:
             told = None
         ready = one if told in (None, (0.0, 1.0)) else _scaled(one, shape, told)
