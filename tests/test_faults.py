@@ -4,6 +4,7 @@ The quick part runs in `make test`. The long part kills the real notebooks:
 
     python -m pytest -m slow tests/test_faults.py
 """
+import codecs
 import dataclasses
 import itertools
 import json
@@ -231,6 +232,7 @@ def test_a_clock_that_jumps_changes_nothing_that_is_read(run):
 
 def as_nobody(action) -> str:
     """What `action` returns or is refused with, in a process that has no special rights."""
+    codecs.lookup("cp437")      # of zip files; nobody may not read the Python that it is imported from
     context = multiprocessing.get_context("fork")
     mine, theirs = context.Pipe()
 
