@@ -26,7 +26,7 @@ def of_run(run: Run, which: str = "defended", images: int = 1000, eps: float | N
     """
     experiment, dataset, record = run.experiment, run.dataset(), run.read_record(which)
     pixels, labels = dataset.part("test", images, seed=0)
-    if claim is None and which == "defended":
+    if claim is None and which == "defended" and experiment.attacks.as_published:
         claim = published_claim(results.of_run(run))
     history = record.get("history", {})
     kept = history.get("kept", [])
