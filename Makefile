@@ -49,12 +49,13 @@ reproduce: $(INSTALLED) ## run notebooks 01-05 for EXPERIMENT (default: the two 
 sweep: $(INSTALLED) ## run the sweep FILE over seeds and settings, and aggregate it (ON=examples/slurm: on a cluster)
 	@$(BIN)/python -m kitlib sweep '$(FILE)' --cores $(CORES) $(AWAY)
 
-# Two processes side by side, as one test keeps about one core busy.
+# Three processes side by side, as one test keeps less than one core busy, and two would not end at the same time. The
+# notebooks go one after the other, as each goes on from the one before.
 test: $(INSTALLED) ## pytest over tests/ and nbval over notebooks/
 	@$(MAKE) --no-print-directory --keep-going --jobs=2 test-kitlib test-notebooks
 
 test-kitlib:
-	runs=$$(mktemp -d); trap 'rm -rf "$$runs"' EXIT; KITLIB_RUNS=$$runs $(BIN)/python -m pytest -p no:randomly tests
+	runs=$$(mktemp -d); trap 'rm -rf "$$runs"' EXIT; KITLIB_RUNS=$$runs $(BIN)/python -m pytest -p no:randomly --numprocesses=2 --dist=loadfile tests
 
 test-notebooks:
 	runs=$$(mktemp -d); trap 'rm -rf "$$runs"' EXIT; KITLIB_RUNS=$$runs $(BIN)/python -m pytest -p no:randomly --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks

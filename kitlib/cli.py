@@ -127,11 +127,14 @@ def add_audit(command: argparse.ArgumentParser) -> None:
     command.add_argument("--data", help="digits, cifar10, ..., a folder of <class>/<image>, or an .npz")
     command.add_argument("--eps", type=_number(parse_epsilon),
                          help="in pixels, such as 8/255 (default for a run: its own)")
+    command.add_argument("--norm", choices=("linf", "l2"), help="that eps is measured in (default: linf)")
     command.add_argument("--claim", type=_number(float), help="the robust accuracy that is claimed, such as 0.82")
     command.add_argument("--quick", action="store_true", help="fewer images and steps: a minute for a small network")
     command.add_argument("--minutes", type=_number(float), help="the best verdict within so many minutes")
     command.add_argument("--images", type=int, help="images judged (default: 1000, quick 100)")
     command.add_argument("--out", type=Path, help="folder for the record and the report")
+    command.add_argument("--save-images", type=Path, metavar="FOLDER",
+                         help="write adversarial images there, as PNGs that fool the model when they are read back")
     command.add_argument("--seed", type=int, help="default: 0")
     own = command.add_argument_group("a model of your own")
     own.add_argument("--input-range", type=_numbers(2), metavar="LOW,HIGH",
@@ -231,7 +234,7 @@ def _audit_request(arguments):
 def run_audit(arguments) -> int:
     """Audit a model, write audit.json, figures and report.html, and say where."""
     from kitlib import audit
-    from kitlib.audit import report
+    from kitlib.audit import report, saved
     from kitlib.base import files
     from kitlib.data.decoding import printable
 
@@ -240,6 +243,8 @@ def run_audit(arguments) -> int:
     subject, about, folder = subject_of(asked)
     folder = getattr(arguments, "out", folder).absolute()
     files.check_folder(folder, may_hold=audit.FILES)
+    if asked.save_images:
+        saved.check(asked.save_images, subject.images.shape[-1])
     print(f"judged: {about['model']}\non: {len(subject.images)} of {about['data']}\nclasses: {about['class_order']}\n"
           f"the model takes {subject.target.takes}\nand returns {subject.target.returns}\n", flush=True)
     if about.get("loading") and about["loading"].sentence:
@@ -259,6 +264,10 @@ def run_audit(arguments) -> int:
         found.write(whole)
         report.write_audit(whole)
     print(f"\n{printable(folder / 'audit.json')}\n{printable(folder / 'report.html')}")
+    if asked.save_images:
+        kept, right = saved.save(measurements, asked.save_images)
+        print(f"{printable(asked.save_images)}: {kept} adversarial images, of {right} that are right without attack; "
+              "each fools the model as it is read back")
     return 0
 
 

@@ -4,12 +4,20 @@ import kitlib
 kitlib.prepare()     # before TensorFlow starts
 
 import keras
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import tiny_run
 from sklearn.datasets import load_digits
 
 TRAIN = 1200
+
+
+@pytest.fixture(autouse=True)
+def no_open_figures():
+    """A test leaves no figure open for the next one, whatever it looked at."""
+    yield
+    plt.close("all")
 
 
 @pytest.fixture(scope="session")

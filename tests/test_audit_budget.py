@@ -34,8 +34,17 @@ def subject(count=40, model=None, **fields):
 
 
 @pytest.fixture(scope="module")
-def found():
-    return audit.run(audit.Measurements(subject(), FEW), model="linear", data="noise")
+def told():
+    """(the audit, what it said while it ran, the measurements of its plan that began)."""
+    lines, begun, plan = [], set(), audit.plan(subject(), FEW)
+    begin, plan.begin = plan.begin, lambda name: (begun.add(name), begin(name))[1]
+    found = audit.run(audit.Measurements(subject(), FEW, say=lines.append, plan=plan), model="linear", data="noise")
+    return found, lines, begun
+
+
+@pytest.fixture(scope="module")
+def found(told):
+    return told[0]
 
 
 # --- the time
@@ -82,14 +91,10 @@ def test_time_left_follows_what_the_first_attacks_took(monkeypatch):
     assert slow.spare() == pytest.approx(600 - 30 - 90)
 
 
-def test_every_measurement_that_is_planned_begins(found):
-    lines = []
-    m = audit.Measurements(subject(), FEW, say=lines.append, plan=audit.plan(subject(), FEW))
-    begun = set()
-    begin, m.plan.begin = m.plan.begin, lambda name: (begun.add(name), begin(name))[1]
-    record = audit.run(m, model="linear", data="noise").record
-    assert set(m.plan.expected) - {"clean", "own"} <= begun
-    assert record.planned > 0 and record.cut == () and any("left)" in line for line in lines)
+def test_every_measurement_that_is_planned_begins(told):
+    found, lines, begun = told
+    assert set(found.measurements.plan.expected) - {"clean", "own"} <= begun
+    assert found.record.planned > 0 and found.record.cut == () and any("left)" in line for line in lines)
 
 
 # --- Square

@@ -94,7 +94,7 @@ CURVES = {
     "sweep": (lambda: plots.epsilon_curve({"a": [NINE, TWO, NONE]}, [0, 1 / 255, 8 / 255], 0.3),
               {"a": [[0, 1, 2], [90, 20, 0]]}, {"a", "guessing"}),
     "loss": (lambda: plots.loss_along({"baseline": np.array(RISING)}, [0, 1], 8),
-             {"baseline": [[0, 1], [2, 4]]}, {"baseline"}),
+             {"baseline": [[0, 1], [2, 4]]}, set()),
     "roc": (lambda: plots.roc_curves({"PGD": ([0, 0.1, 1], [0, 0.8, 1])}, 0.05),
             {"PGD": [[0, 10, 100], [0, 80, 100]], "chance": [[0, 100], [0, 100]], "5 % false alarms": [[5, 5], [0, 1]]},
             set()),
@@ -128,6 +128,24 @@ def test_a_sweep_shows_small_epsilons_intervals_and_marks():
 
 def test_loss_along_shows_the_middle_half():
     assert band(plots.loss_along({"a": np.array(RISING)}, [0, 1], 8).axes[0]) == near([1, 3], [3, 5])
+
+
+def test_a_small_loss_is_not_flattened_by_a_large_one():
+    small, large = plots.loss_along({"a": np.array(RISING), "b": 100 * np.array(RISING)}, [0, 1], 8).axes
+    assert (small.get_title(), large.get_title()) == ("a", "b") and large.get_ylim()[1] > 50 * small.get_ylim()[1]
+
+
+def test_the_threshold_in_use_is_a_dot_on_each_roc_curve():
+    curves = {"PGD": ([0, 0.1, 1], [0, 0.8, 1]), "C&W": ([0, 0.1, 1], [0, 0.9, 1])}
+    axes = plots.roc_curves(curves, 0.05, {"PGD": (0.1, 0.8), "C&W": (0.1, 0.9)}).axes[0]
+    curve, dot, other_curve, other_dot = axes.lines[:4]
+    assert [np.ravel(each.get_data()).tolist() for each in (dot, other_dot)] == [near(10, 80), near(10, 90)]
+    assert curve.get_color() == dot.get_color() != other_curve.get_color() == other_dot.get_color()
+
+
+def test_neighbours_fill_the_axis_from_a_little_below_the_lowest():
+    found = {0: {"by_lag": {1: 0.9, 5: 0.82}, "random": 0.8}}
+    assert plots.neighbour_curves(found, ["a"]).axes[0].get_ylim() == near(0.77, 1)
 
 
 def test_training_curves_are_in_per_cent_and_each_in_its_panel():
@@ -180,15 +198,15 @@ def test_class_counts_stand_by_part_and_class(dataset):
 
 
 def test_confusion_is_in_per_cent_of_each_true_class():
-    counts = {"clean": [[1, 3, 0], [0, 0, 0], [0, 6, 4]], "a": np.eye(3), "b": np.eye(3)}
+    counts = {"clean": [[1, 3, 0], [0, 0, 0], [0, 6, 4]], "a": np.eye(3), "b": np.eye(3), "c": np.eye(3)}
     figure = plots.confusion_matrices(counts, "xyz")
     heat, axes = figure.axes[0].collections[0].get_array(), figure.axes[0]
     np.testing.assert_allclose(heat.filled(-1), [[25, 75, 0], [-1] * 3, [0, 60, 40]])
     assert ticks(axes) == ["x (4)", "y (0)", "z (10)"] and ticks(axes, "x") == ["x", "y", "z"]
     assert texts(axes) == ["25", "75", "0", "0", "60", "40"]
     assert (axes.get_ylabel(), axes.get_xlabel(), axes.get_title()) == ("true class (images)", "predicted, %", "clean")
-    assert [a.get_title() for a in figure.axes] == ["clean", "a", "b", ""]
-    assert figure.axes[1].get_subplotspec().colspan.stop == 2      # two in a row
+    assert [a.get_title() for a in figure.axes] == ["clean", "a", "b", "c", "", ""]
+    assert figure.axes[2].get_subplotspec().colspan.stop == 3      # three in a row
 
 
 def test_the_transfer_matrix_has_its_makers_as_rows():

@@ -21,6 +21,12 @@ def test_intervals_are_wilsons(correct, count):
     assert Accuracy(3 * correct, 3 * count, images=count).interval == pytest.approx((wilson.low, wilson.high), abs=1e-9)
 
 
+def test_synthetic_data_are_marked_in_the_heading(finished_run):
+    found = results.of_run(finished_run)
+    assert "SYNTHETIC" not in results.heading(found.model_copy(update={"synthetic": False}))
+    assert "(SYNTHETIC data, profile" in results.heading(found.model_copy(update={"synthetic": True}))
+
+
 def test_accuracy_of_nothing_is_refused():
     with pytest.raises(KitError, match="no images"):
         Accuracy.of(np.array([], bool))

@@ -28,7 +28,32 @@ Restarts = Annotated[int, pydantic.Field(ge=1, le=1_000)]
 Positive = Annotated[float, pydantic.Field(gt=0)]
 NotNegative = Annotated[float, pydantic.Field(ge=0)]
 
+LEVELS = 255.0    # of a file of 8 bits
+ROUNDED = 1e-3    # of a level: what float32 may miss of a whole one
+Pixel = Annotated[int, pydantic.Field(ge=0)]
+
 UNKNOWN = -1      # a label that the first forward pass on the clean image will fill in
+
+
+class Region(Settings):
+    """A rectangle of pixels, counted from the upper left corner; outside: all pixels but those, such as a border."""
+
+    top: Pixel
+    left: Pixel
+    height: Annotated[int, pydantic.Field(ge=1)]
+    width: Annotated[int, pydantic.Field(ge=1)]
+    outside: bool = False
+
+    def mask(self, height: int, width: int) -> np.ndarray:
+        """bool height x width, true in the region. Raises KitError where it does not fit into such an image."""
+        if self.top + self.height > height or self.left + self.width > width:
+            raise KitError(f"mask: {self} does not fit into images of {height} x {width} pixels")
+        inside = np.zeros((height, width), bool)
+        inside[self.top : self.top + self.height, self.left : self.left + self.width] = True
+        return inside != self.outside
+
+    def __str__(self) -> str:
+        return f"{self.height} x {self.width} pixels from row {self.top}, column {self.left}"
 
 
 class Attack(Settings):
@@ -37,11 +62,16 @@ class Attack(Settings):
     `labels`: what an untargeted attack leads away from: the true labels, or the model's own
     predictions (no label leaking: Kurakin et al. 2017, arXiv:1611.01236, section 4).
     `targeted`: the labels given are targets, to be led to.
+    `round`: the result is in whole n/255, as a file of 8 bits holds it. The model is attacked through that rounding,
+    whose gradient counts as that of the identity (BPDA: Athalye et al. 2018, arXiv:1802.00420, section 4.1).
+    `mask`: the only pixels that may change; for other shapes, or one an image, give `run` an array.
     """
 
     name: str
     labels: Literal["true", "predicted"] = "true"
     targeted: bool = False
+    round: bool = False
+    mask: Region | None = None
 
     # Whether an image's work may end at its first success where only accuracy is asked for.
     first_success_suffices: ClassVar[bool] = True
@@ -111,16 +141,30 @@ class Attack(Settings):
         images = tf.convert_to_tensor(images, tf.float32)
         if images.shape.rank != 4:
             raise KitError(f"images must be N x H x W x C, but their shape is {images.shape}")
-        state = fresh(images, self._labels_to_use(labels, images))
-        call, seed = logits_of(model, training), seed_tensor(seed)
+        state = fresh(images, self._labels_to_use(labels, images), self.mask and self.mask.mask(*images.shape[1:3]))
+        call, seed = self.facing(logits_of(model, training), state), seed_tensor(seed)
         for number in range(self.rounds):
             each = fold(seed, number)
             state = retire(self.start(call, state, each, first=number == 0), self.stops)
             state = self.advance(call, state, each, 0, self.length, self.stops, to_the_end=training)
             if self.last_only:
-                return tf.stop_gradient(state["at"])
+                return tf.stop_gradient(self.seen(state["at"], state))
             state = keep_done(state, self.close(call, state), self.stops)
-        return tf.stop_gradient(state["best"])
+        return tf.stop_gradient(self.seen(state["best"], state))
+
+    def facing(self, call: Call, state: State) -> Call:
+        """The model as the attack meets it: what it is shown is `seen`."""
+        return (lambda at: call(self.seen(at, state))) if self.round or "mask" in state else call
+
+    def seen(self, at: tf.Tensor, state: State) -> tf.Tensor:
+        """What a candidate comes to: the image itself outside the mask, and whole n/255 where that is asked for."""
+        if "mask" in state:
+            at = tf.where(state["mask"], at, state["images"])
+        return at + tf.stop_gradient(self.in_8_bits(at, state["images"]) - at) if self.round else at
+
+    def in_8_bits(self, at: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+        """The nearest pixels of whole n/255."""
+        return tf.round(LEVELS * tf.clip_by_value(at, 0.0, 1.0)) / LEVELS
 
     def _labels_to_use(self, labels, images):
         if self.labels == "predicted":
@@ -198,7 +242,11 @@ class Attack(Settings):
         return f"{norm}, eps {size}"
 
     def _whose(self) -> str:
-        return "targeted" if self.targeted else f"{self.labels} labels"
+        return ("targeted" if self.targeted else f"{self.labels} labels") + self._limits()
+
+    def _limits(self) -> str:
+        where = f", {'outside' if self.mask.outside else 'only in'} {self.mask}" if self.mask else ""
+        return where + ", in 8 bits" * self.round
 
 
 class InBall(Attack):
@@ -224,6 +272,19 @@ class InBall(Attack):
         """Into the box, then the ball (CleverHans's clip_eta), then the box again for rounding."""
         inside = tf.clip_by_value(at, 0.0, 1.0)
         return tf.clip_by_value(images + clip_eta(inside - images, self.order, self.eps), 0.0, 1.0)
+
+    def in_8_bits(self, at: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+        """The nearest pixels of whole n/255 in the ball. In L2 they are rounded towards the image where the nearest
+        lie outside, which stays inside for images that are in whole n/255 themselves."""
+        nearest = super().in_8_bits(at, images)
+        if self.norm == "linf":
+            low = tf.math.ceil(LEVELS * (images - self.eps) - ROUNDED) / LEVELS
+            high = tf.floor(LEVELS * (images + self.eps) + ROUNDED) / LEVELS
+            return tf.where(low <= high, tf.clip_by_value(nearest, low, high), tf.round(LEVELS * images) / LEVELS)
+        levels = LEVELS * at
+        towards = tf.where(at > images, tf.floor(levels + ROUNDED), tf.math.ceil(levels - ROUNDED)) / LEVELS
+        far = tf.reduce_sum((nearest - images) ** 2, axis=(1, 2, 3), keepdims=True) > self.eps**2
+        return tf.where(far, towards, nearest)
 
     def uphill(self, direction: tf.Tensor, length) -> tf.Tensor:
         """The step of norm `length` that goes farthest along `direction` (CleverHans's optimize_linear).
@@ -272,10 +333,11 @@ def _in_unit_l2_ball(state: State, seed) -> tf.Tensor:
     return directions / norms * tf.reshape(radii, (-1, 1, 1, 1)) ** (1 / entries)
 
 
-def fresh(images: tf.Tensor, labels: tf.Tensor) -> State:
-    """The state before anything is known: nothing kept yet, nothing done."""
+def fresh(images: tf.Tensor, labels: tf.Tensor, mask: np.ndarray | None = None) -> State:
+    """The state before anything is known: nothing kept yet, nothing done. mask: bool H x W or N x H x W."""
     rows = tf.shape(images)[:1]
-    return {
+    masked = {} if mask is None else {"mask": tf.broadcast_to(mask[..., None], [*tf.unstack(tf.shape(images))[:3], 1])}
+    return masked | {
         "images": images, "labels": labels, "best": images,
         "prediction": tf.fill(rows, UNKNOWN), "score": tf.fill(rows, -np.inf),
         "hit": tf.fill(rows, False), "done": tf.fill(rows, False),

@@ -4,6 +4,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 
+from kitlib.attacks.base import ROUNDED, Attack
 from kitlib.base.settings import KitError, first_line
 from kitlib.models import NOT_FINITE, pixels_to_logits
 from kitlib.models.wiring import LOGITS_NEEDED
@@ -42,6 +43,27 @@ def check_labels(labels, count: int, classes: int, targeted: bool, where: str) -
         raise KitError(f"{where}: {what} reach from {labels.min()} to {labels.max()}, but the model has "
                        f"{classes} classes (0 to {classes - 1})")
     return labels.astype(np.int32)
+
+
+def check_mask(attack: Attack, mask, images: np.ndarray, first: int) -> np.ndarray | None:
+    """The mask of these images, bool N x H x W, or None: `mask`, else the attack's own.
+
+    images: those from number `first` on. Raises KitError for a mask that does not fit them, and for a rounded attack
+    within an L2 distance of images that are not in whole n/255: what is nearest to them in 8 bits may lie outside.
+    """
+    if attack.round and getattr(attack, "norm", "") == "l2" and hasattr(attack, "eps"):
+        if np.abs(255 * images - np.round(255 * images)).max() > ROUNDED:
+            raise KitError(f"{attack}: in L2, 'round' needs images in whole n/255: round them first")
+    if mask is None:
+        mask = None if attack.mask is None else attack.mask.mask(*images.shape[1:3])
+    elif (mask := np.asarray(mask)).dtype != bool or mask.shape[-2:] != images.shape[1:3] or mask.ndim not in (2, 3):
+        raise KitError(f"a mask must be bool, {images.shape[1]} x {images.shape[2]} or one such an image, not "
+                       f"{mask.dtype} of shape {mask.shape}")
+    if mask is None or mask.ndim == 2:
+        return None if mask is None else np.broadcast_to(mask, images.shape[:3])
+    if len(mask := mask[first : first + len(images)]) != len(images):
+        raise KitError(f"there are masks for {first + len(mask)} images only, and there are more images")
+    return mask
 
 
 def check_model(model, images: np.ndarray, labels=None, input_range=None):

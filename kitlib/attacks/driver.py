@@ -10,7 +10,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from kitlib.attacks.base import Attack, State, fold, fresh, logits_of, retire, seed_tensor
-from kitlib.attacks.checks import check_images, check_labels, check_model
+from kitlib.attacks.checks import check_images, check_labels, check_mask, check_model
 from kitlib.base.settings import KitError
 from kitlib.models import NOT_FINITE, exact_float32
 from kitlib.models.traces import trace_of
@@ -59,8 +59,8 @@ def _mean(values: np.ndarray) -> float | None:
 
 @exact_float32()
 def run(attack: Attack, model, images, labels=None, *, batch_size: int = 128, seed: int = 0,
-        keep_images: bool = True, progress: bool = False,
-        input_range: tuple[float, float] | None = None) -> AttackResult:
+        keep_images: bool = True, progress: bool = False, input_range: tuple[float, float] | None = None,
+        mask: np.ndarray | None = None) -> AttackResult:
     """Attack `model` on all images and judge the outcome, in float32, whatever the global policy.
 
     model: a Keras 3 model from pixels to logits; it is called with training=False and never changed. One that takes
@@ -69,9 +69,10 @@ def run(attack: Attack, model, images, labels=None, *, batch_size: int = 128, se
     images, labels: arrays (float N x H x W x C in [0, 1]; int N), or for data larger than memory
     `images` alone: an iterable of such pairs, best with keep_images=False.
     keep_images: False if only accuracy matters; then no image costs another step once it is fooled.
+    mask: bool H x W, or N x H x W of the arrays' images: the only pixels that may change; default: the attack's own.
     seed: the same seed gives the same result, whatever the batch size (up to float rounding).
 
-    Raises KitError for bad images or labels, and for a model that does not return logits.
+    Raises KitError for bad images, labels or masks, and for a model that does not return logits.
     """
     if batch_size < 1:
         raise KitError(f"batch_size must be at least 1, not {batch_size}")
@@ -86,7 +87,8 @@ def run(attack: Attack, model, images, labels=None, *, batch_size: int = 128, se
                 known = None if attack.targeted else given
                 ready, classes = check_model(model, chunk, known, input_range)
             given = check_labels(given, len(chunk), classes, attack.targeted, where)
-            work = _Work(attack, ready, chunk, given, done, batch_size, stop, keep_images, bar)
+            masked = check_mask(attack, mask, chunk, done)
+            work = _Work(attack, ready, chunk, given, masked, done, batch_size, stop, keep_images, bar)
             parts.append(work.go(seed_tensor(seed)))
             done += len(chunk)
     if not parts:
@@ -137,17 +139,25 @@ class _Compiled:
     """An attack's functions for one model, compiled for any number of images."""
 
     def __init__(self, attack: Attack, model, stop: bool):
-        call = logits_of(model)
+        logits = logits_of(model)
+
+        def ready(state, numbers):
+            """The attack with these numbers, and the model as it meets it."""
+            asked = attack.model_copy(update=numbers)
+            return asked, asked.facing(logits, state)
 
         def start(state, numbers, seed, first):
-            return retire(attack.model_copy(update=numbers).start(call, state, seed, first), stop)
+            asked, call = ready(state, numbers)
+            return retire(asked.start(call, state, seed, first), stop)
 
         def advance(state, numbers, seed, number, count):
+            asked, call = ready(state, numbers)
             count = count if attack.block > 1 else 1       # known beforehand, so that no loop is built
-            return attack.model_copy(update=numbers).advance(call, state, seed, number, count, stop)
+            return asked.advance(call, state, seed, number, count, stop)
 
         def close(state, numbers):
-            return retire(attack.model_copy(update=numbers).close(call, state), stop)
+            asked, call = ready(state, numbers)
+            return retire(asked.close(call, state), stop)
 
         traced = (lambda function: function) if attack.eager else _AnyBatch
         self.start, self.advance, self.close = traced(start), traced(advance), traced(close)
@@ -180,10 +190,10 @@ class _AnyBatch:
         return function.get_concrete_function()
 
 
-def _compiled(attack: Attack, model, shape, stop: bool) -> tuple[_Compiled, dict]:
+def _compiled(attack: Attack, model, shape, masked: bool, stop: bool) -> tuple[_Compiled, dict]:
     """The attack's compiled functions, and the numbers to call them with."""
     numbers = {name: getattr(attack, name) for name in attack.varying if getattr(attack, name) is not None}
-    key = (attack.model_copy(update=dict.fromkeys(numbers, 0.0)), shape, stop)
+    key = (attack.model_copy(update=dict.fromkeys(numbers, 0.0)), shape, stop, masked)
     compiled = trace_of(model, ("attack", *key), lambda: _Compiled(key[0], model, stop))
     return compiled, {name: tf.constant(value, tf.float32) for name, value in numbers.items()}
 
@@ -194,9 +204,9 @@ class _Work:
     `batches` are the states of the images still worked on; what is done is written to the result at once.
     """
 
-    def __init__(self, attack, model, images, labels, offset, batch_size, stop, keep_images, bar):
+    def __init__(self, attack, model, images, labels, mask, offset, batch_size, stop, keep_images, bar):
         self.attack, self.batch_size, self.bar = attack, batch_size, bar
-        self.functions, self.numbers = _compiled(attack, model, images.shape[1:], stop)
+        self.functions, self.numbers = _compiled(attack, model, images.shape[1:], mask is not None, stop)
         self.offset, self.given = offset, labels
         count = len(images)
         self.result = {
@@ -205,13 +215,13 @@ class _Work:
             "l2": np.empty(count, np.float32), "linf": np.empty(count, np.float32),
         }
         self.batches = [
-            self._first_state(images[rows], labels[rows], rows + offset)
+            self._first_state(images[rows], labels[rows], None if mask is None else mask[rows], rows + offset)
             for rows in _even_parts(np.arange(count), batch_size)
         ]
 
-    def _first_state(self, images, labels, ids) -> State:
+    def _first_state(self, images, labels, mask, ids) -> State:
         unknown = self.attack.labels == "predicted"
-        state = fresh(tf.constant(images), tf.constant(np.full_like(labels, -1) if unknown else labels))
+        state = fresh(tf.constant(images), tf.constant(np.full_like(labels, -1) if unknown else labels), mask)
         return state | {"ids": tf.constant(ids, tf.int64)}
 
     def go(self, seed: tf.Tensor) -> dict:
@@ -246,11 +256,12 @@ class _Work:
             raise KitError(f"for image number {bad[0] + self.offset} as {self.attack} leaves it {NOT_FINITE}")
         self.result["predictions"][rows] = state["prediction"].numpy()
         self.result["found"][rows] = state["hit"].numpy()
-        change = (state["best"] - state["images"]).numpy().reshape(len(rows), -1)
+        best = self.attack.seen(state["best"], state)
+        change = (best - state["images"]).numpy().reshape(len(rows), -1)
         self.result["l2"][rows] = np.linalg.norm(change, axis=1)
         self.result["linf"][rows] = np.abs(change).max(axis=1)
         if self.result["images"] is not None:
-            self.result["images"][rows] = state["best"].numpy()
+            self.result["images"][rows] = best.numpy()
         self.bar.update(len(rows))
 
 

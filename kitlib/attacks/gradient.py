@@ -57,7 +57,7 @@ class Noise(InBall):
 
     def __str__(self) -> str:
         times = f", worst of {self.restarts}" if self.restarts > 1 else ""
-        return f"noise({self.kind}, {self._size()}{times})"
+        return f"noise({self.kind}, {self._size()}{times}{self._limits()})"
 
 
 class FGSM(InBall):

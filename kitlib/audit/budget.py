@@ -67,6 +67,7 @@ def expected(effort: Effort, subject: Subject, pace: Pace) -> dict[str, float]:
     own = sum(3 * _passes(attack) for attack in subject.own_attacks.values())
     gradients = {
         "clean": images, "noise": images, "FGSM": 2 * images, "PGD": effort.steps * (images + kept) / 2,
+        "8 bits": effort.steps * (images - kept) / 2,
         "targeted": targets * (effort.targeted_steps or apgd) * kept, "APGD cross-entropy": apgd * kept,
         second: apgd * kept, margin: effort.steps * kept, "PGD, doubled": 4 * effort.steps * kept,
         "sweep": 2 * effort.steps * min(images, effort.sweep_images), "own": own * images, "leaks": 10 * images,

@@ -8,6 +8,7 @@ import numpy as np
 
 from kitlib import attacks
 from kitlib.attacks import Attack
+from kitlib.attacks.base import ROUNDED
 from kitlib.audit.gradients import Gradients
 from kitlib.audit.judged import EOT_PASSES, Attacked
 from kitlib.audit.subject import second_and_margin
@@ -74,6 +75,23 @@ class Ensemble(Gradients):
     def pgd_doubled(self) -> Attacked:
         """PGD with twice the steps and restarts on what PGD did not turn; where that is nothing, PGD itself."""
         return self.under("PGD, doubled") or self.pgd
+
+    @property
+    def eight_bit_attack(self) -> Attack:
+        """PGD whose images are in whole n/255, as a file of 8 bits holds them."""
+        return self.suite["PGD"].model_copy(update={"round": True})
+
+    @functools.cached_property
+    def in_8_bits(self) -> Attacked | None:
+        """Which of the images that PGD turned are turned in 8 bits, too. None where PGD turned none, and in L2 for
+        images that are not in whole n/255 themselves."""
+        turned = self.clean & ~self.pgd.right
+        whole = np.abs(255 * self.images - np.round(255 * self.images)).max() < ROUNDED
+        if not turned.any() or self.subject.norm == "l2" and not whole:
+            return None
+        self.begin("8 bits", f"{self.eight_bit_attack}, on the {turned.sum()} images that PGD turned")
+        found = self._among(turned, self.eight_bit_attack)
+        return dataclasses.replace(found, right=found.right | self.pgd.right)
 
     @property
     def fgsm(self) -> Attacked:
@@ -192,7 +210,7 @@ class Ensemble(Gradients):
         first = [self.pgd, self.targeted]       # in the order of what they are worth, should the time run out
         found = {name if name in ON_ALL else f"PGD, then {name.removeprefix('PGD, ')}": self.under(name)
                  for name in self.suite}
-        others = {"PGD, then APGD targeted": first[1], "PGD, then Square": self.square,
+        others = {"PGD in 8 bits": self.in_8_bits, "PGD, then APGD targeted": first[1], "PGD, then Square": self.square,
                   "PGD, then C&W L2": self.cw_within, "transferred PGD": self.transferred, "BPDA": self.bpda,
                   "EOT": self.eot}
         return {name: each for name, each in (found | others).items() if each is not None}

@@ -130,10 +130,10 @@ class Judged:
         return attacks.run(attack, model, images, labels, batch_size=self.batch, seed=self.seed,
                            keep_images=keep_images, progress=self.progress)
 
-    def _among(self, which: np.ndarray, attack: Attack, targets=None, others: bool = False) -> Attacked:
-        """Attack those of all images (bool N) alone. others: whether the others count as right."""
+    def _among(self, which: np.ndarray, attack: Attack, targets=None) -> Attacked:
+        """Attack those of all images (bool N) alone; the others do not count as right."""
         found = self.attacked(attack, on=np.flatnonzero(which), targets=targets)
-        right = np.full_like(which, others)
+        right = np.zeros_like(which)
         right[which] = found.right
         return dataclasses.replace(found, right=right)
 

@@ -11,6 +11,7 @@ from kitlib import models
 from kitlib.audit import folder, judged_data, loading
 from kitlib.audit.judged_data import DataRequest, JudgedData
 from kitlib.audit.measure import FULL, QUICK, Effort, Subject
+from kitlib.audit.subject import Norm
 from kitlib.base import digests, places
 from kitlib.base.files import sha256
 from kitlib.base.settings import Epsilon, KitError, Settings
@@ -32,9 +33,12 @@ def option(name: str) -> str:
 
 class Asked(Settings):
     """What every audit is asked. claim: a robust accuracy, as a share. images: how many are judged, at most. minutes:
-    how long it may take."""
+    how long it may take. norm: that eps is measured in, pixels of 0 to 1. save_images: a folder for adversarial images
+    of 8 bits."""
 
     claim: float | None = None
+    norm: Norm = "linf"
+    save_images: Path | None = None
     quick: bool = False
     images: int | None = pydantic.Field(None, ge=1)
     seed: int = pydantic.Field(0, ge=0, lt=2**32)
@@ -72,7 +76,7 @@ class Request(Asked):
 
     file: a saved model, or weights where `model_name` names one of the kit's networks (with its `options`).
     data, train_data: a data set of the kit, a folder of pictures, or an .npz: to judge with, and what the model was
-    trained on. eps: L-inf, in pixels. input_range, mean, std, output: what the model takes and returns, as
+    trained on. input_range, mean, std, output: what the model takes and returns, as
     `models.reading.prepare` has them. class_order: class names in the order of the model's outputs. input_shape:
     height, width, channels, of a model that takes any. head: the name of
     the output to judge, of several. allow_code, code: see `models.load`.
@@ -138,13 +142,13 @@ def subject_of(asked: Request) -> tuple[Subject, dict, Path]:
         known = DataRequest(chosen.images.shape[1:], target.classes, chosen.class_names if asked.class_order else (),
                             asked.loading, folder.MOST_TRAINING, asked.seed)
         trained = judged_data.read_training(asked.train_data, known)
-    subject = Subject(target, chosen.images, chosen.labels, chosen.class_names, asked.eps, asked.claim,
+    subject = Subject(target, chosen.images, chosen.labels, chosen.class_names, asked.eps, asked.claim, norm=asked.norm,
                       train_images=trained[0], train_labels=trained[1])
     looked = loading.compare(target.model, chosen.pictures, chosen.labels, asked.seed) if chosen.pictures else None
     digest = sha256(asked.file)
     about = {"model": printable(asked.file.name), "data": chosen.source, "class_order": chosen.class_order,
              "synthetic": chosen.synthetic, "model_sha256": digest, "loading": looked}
-    name = digests.of_json(asked.model_dump(mode="json", exclude={"file"}))[:8]
+    name = digests.of_json(asked.model_dump(mode="json", exclude={"file", "save_images"}))[:8]
     return subject, about, places.runs_folder() / "audits" / f"{printable(asked.file.stem)}-{digest[:8]}-{name}"
 
 

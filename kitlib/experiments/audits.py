@@ -8,15 +8,16 @@ import numpy as np
 
 from kitlib.audit.measure import Subject
 from kitlib.audit.request import Asked
+from kitlib.audit.subject import Norm
 from kitlib.base.files import sha256
 from kitlib.base.settings import Epsilon
-from kitlib.experiments import results, runs
+from kitlib.experiments import pretrained, results, runs
 from kitlib.experiments.runs import Run
 from kitlib.models.reading import prepare
 
 
 def of_run(run: Run, which: str = "defended", images: int = 1000, eps: float | None = None,
-           claim: float | None = None) -> tuple[Subject, dict]:
+           claim: float | None = None, norm: Norm = "linf") -> tuple[Subject, dict]:
     """The subject, and what the record says of it in words (`model`, `model_sha256`, `data`, `class_order`,
     `synthetic`).
 
@@ -26,14 +27,15 @@ def of_run(run: Run, which: str = "defended", images: int = 1000, eps: float | N
     """
     experiment, dataset, record = run.experiment, run.dataset(), run.read_record(which)
     pixels, labels = dataset.part("test", images, seed=0)
-    if claim is None and which == "defended" and experiment.attacks.as_published:
-        claim = published_claim(results.of_run(run))
+    if claim is None and which == "defended":
+        claim = published_claim(run)
     history = record.get("history", {})
     kept = history.get("kept", [])
     subject = Subject(
         target=prepare(run.model(which), pixels[:16], input_range=(0.0, 1.0)),
         images=pixels, labels=labels, class_names=dataset.class_names,
         eps=experiment.attacks.as_defined[experiment.evaluation.headline].eps if eps is None else eps, claim=claim,
+        norm=norm,
         own_attacks=experiment.attacks.as_published,
         undefended=run.model("baseline") if which == "defended" else None,
         train_images=dataset.images[dataset.split["train"]], train_labels=dataset.labels_of("train"),
@@ -46,10 +48,16 @@ def of_run(run: Run, which: str = "defended", images: int = 1000, eps: float | N
                      "class_order": order, "synthetic": dataset.synthetic}
 
 
-def published_claim(found: results.Results) -> float | None:
+def published_claim(run: Run) -> float | None:
     """What the defended model gets under the attacks as published: the robust accuracy that the paper's protocol
-    claims for it. None where the experiment has no such attacks."""
-    combined = found.models["defended"].combined
+    claims for it. None where the experiment has no such attacks.
+
+    Of a model that was taken from the repository, and not judged since, as its publisher measured it.
+    """
+    if pretrained.is_placed(run, "defended") and not run.path("results.json").exists():
+        combined = pretrained.kept(f"{run.experiment.name}/defended").as_published
+    else:
+        combined = results.of_run(run).models["defended"].combined
     return combined.accuracy if combined else None
 
 
@@ -66,5 +74,5 @@ class RunRequest(Asked):
 def subject_of(asked: RunRequest) -> tuple[Subject, dict, Path]:
     """The subject, what the record says of it (arguments of `audit.run`), and the folder for the report."""
     run = runs.open_run(asked.run, asked.profile, asked.seed)
-    subject, about = of_run(run, asked.model, asked.effort.images, eps=asked.eps, claim=asked.claim)
+    subject, about = of_run(run, asked.model, asked.effort.images, eps=asked.eps, claim=asked.claim, norm=asked.norm)
     return subject, about, run.path(f"audit/{asked.model}")

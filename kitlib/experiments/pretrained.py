@@ -144,6 +144,11 @@ def load(name: str, figures: Path = FIGURES) -> keras.Model:
     return _read(path)
 
 
+def kept(name: str, figures: Path = FIGURES) -> Kept:
+    """What models.json says of a kept model. Raises KitError for an unknown name."""
+    return _find(name, figures)[1]
+
+
 def _file(name: str, figures: Path) -> Path:
     experiment, which = name.split("/")
     return figures / experiment / "models" / f"{which}.npz"

@@ -33,12 +33,12 @@ def class_counts(dataset: Dataset) -> Figure:
 def confusion_matrices(matrices: dict[str, np.ndarray], class_names) -> Figure:
     """What the images of each true class are predicted as, in per cent of them; beside each class how many it has.
 
-    matrices: {title: classes x classes counts}, rows true, columns predicted; two panels in a row.
+    matrices: {title: classes x classes counts}, rows true, columns predicted; three panels in a row.
     """
     names = [short(name, 24).replace("$", r"\$") for name in class_names]   # seaborn draws them at once
-    columns = min(2, len(matrices))
+    columns = min(3, len(matrices))
     rows = -(-len(matrices) // columns)
-    side = 2.6 + 0.42 * len(names) + 0.09 * max(0, max(map(len, names)) - 10)
+    side = 2.2 + 0.38 * len(names) + 0.09 * max(0, max(map(len, names)) - 10)
     figure, grid = plt.subplots(rows, columns, figsize=(side * columns, side * rows), squeeze=False)
     for axes in grid.flat[len(matrices):]:
         axes.set_axis_off()
@@ -139,7 +139,7 @@ def naive_against_adaptive(records: dict[str, dict], guessing: float, title: str
     records: as kitlib.experiments.comparison.judged gives them. The most robust stands first. title: the message; by
     default whom the naive judgement flatters most.
     """
-    shown = {"clean": ("|", "0.4", "clean"), "carried_over": ("s", PALETTE[2], "carried over from the baseline"),
+    shown = {"clean": ("|", "0.2", "clean"), "carried_over": ("s", PALETTE[2], "carried over from the baseline"),
              "naive": ("D", PALETTE[1], "naive attack"), "worst_case": ("o", PALETTE[3], "worst case")}
     records = _by_worst_case(records)
     figure, axes = plt.subplots(figsize=(8.4, 1.6 + 0.4 * len(records)))
@@ -149,8 +149,8 @@ def naive_against_adaptive(records: dict[str, dict], guessing: float, title: str
         axes.plot(100 * np.array(record["worst_case"]["interval"]), [row, row], color=PALETTE[3], lw=2, zorder=2)
     for part, (marker, colour, label) in shown.items():
         values = [100 * record[part]["accuracy"] for record in records.values()]
-        axes.plot(values, range(len(records)), marker, color=colour, ms=8, mew=2 if marker == "|" else 0, zorder=3,
-                  label=label)
+        size = {"ms": 18, "mew": 2} if part == "clean" else {"ms": 8, "mew": 0}     # seen also behind another mark
+        axes.plot(values, range(len(records)), marker, color=colour, zorder=3, label=label, **size)
     axes.axvline(100 * guessing, ls=":", color=COLOURS["guessing"], label=GUESSING)
     per_cent(axes, "x")
     axes.set(yticks=range(len(records)), yticklabels=records, title=title or _overstated(records))

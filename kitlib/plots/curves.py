@@ -86,20 +86,20 @@ def _message(curves: dict[str, list], epsilons, at: float) -> str:
 
 @styled
 def loss_along(losses: dict[str, np.ndarray], shares, largest: float, title: str | None = None) -> Figure:
-    """Loss along a perturbation: median over the images, with the middle half of them.
+    """Loss along a perturbation: median over the images, with the middle half of them. One panel a model, each with
+    its own scale, as the loss of one may be a hundred times another's.
 
     losses: {model: shares x N}; largest: size of the whole perturbation in n/255.
     """
-    figure, axes = plt.subplots(figsize=(7.5, 3.6))
-    lines = {}
-    for number, (name, values) in enumerate(losses.items()):
+    figure, grid = plt.subplots(1, len(losses), figsize=(2.5 + 3.5 * len(losses), 3.6), squeeze=False)
+    for number, (axes, (name, values)) in enumerate(zip(grid[0], losses.items(), strict=True)):
         low, middle, high = np.quantile(values, (0.25, 0.5, 0.75), axis=1)
         colour = COLOURS.get(name, PALETTE[number])
-        lines[name] = axes.plot(shares, middle, marker="o", ms=3, label=name, color=colour)[0]
+        axes.plot(shares, middle, marker="o", ms=3, label=name, color=colour)
         axes.fill_between(shares, low, high, alpha=0.15, color=colour)
-    axes.set(xlabel=f"share k of the perturbation (k = 1 is {largest:.1f}/255)", ylabel="cross-entropy loss",
-             title=title or "Loss along the perturbation: median and middle half of the images", ylim=(0, None))
-    label_ends(axes, lines)
+        axes.set(xlabel=f"share k of the perturbation (k = 1 is {largest:.1f}/255)", title=name, ylim=(0, None))
+    grid[0, 0].set_ylabel("cross-entropy loss")
+    figure.suptitle(title or "Loss along the perturbation: median and middle half of the images", fontsize=12)
     return figure
 
 
@@ -163,12 +163,17 @@ def along_axis(key: str, labels: list[str], models: dict[str, dict[str, list]]) 
 
 
 @styled
-def roc_curves(curves: dict[str, tuple], marked: float, title: str | None = None) -> Figure:
+def roc_curves(curves: dict[str, tuple], marked: float, used: dict[str, tuple] | None = None,
+               title: str | None = None) -> Figure:
     """curves: {label: (false-positive rates, true-positive rates)}. marked: the false-positive rate aimed at.
-    All are shares."""
+    used: {label: (false-positive rate, true-positive rate)} at the threshold in use, a dot each. All are shares."""
     figure, axes = plt.subplots(figsize=(6.2, 5))
     for label, (false_alarms, found) in curves.items():
-        axes.plot(100 * np.asarray(false_alarms), 100 * np.asarray(found), label=label, drawstyle="steps-post")
+        line, = axes.plot(100 * np.asarray(false_alarms), 100 * np.asarray(found), label=label, drawstyle="steps-post")
+        if used:
+            axes.plot(*(100 * np.array(used[label])), "o", ms=8, color=line.get_color(), mec="black", zorder=3)
+    if used:
+        axes.plot([], [], "o", ms=8, color="white", mec="black", label="the threshold in use")
     axes.plot([0, 100], [0, 100], ls=":", color=COLOURS["guessing"], label="chance")
     axes.axvline(100 * marked, ls="--", lw=1, color="black", label=f"{100 * marked:g} % false alarms")
     per_cent(axes, "x", "clean images that raise an alarm, %")
@@ -180,7 +185,8 @@ def roc_curves(curves: dict[str, tuple], marked: float, title: str | None = None
 
 @styled
 def neighbour_curves(found: dict[int, dict], class_names, title: str | None = None) -> Figure:
-    """Mean correlation against the distance in file number, and what random pairs of the class have (dotted).
+    """Mean correlation against the distance in file number, and what random pairs of the class have (dotted). The
+    axis starts a little below the lowest of them.
 
     found: what `similarity.neighbour_similarity` returns.
     """
@@ -191,10 +197,11 @@ def neighbour_curves(found: dict[int, dict], class_names, title: str | None = No
         name = str(class_names[label])
         values = list(entry["by_lag"].values())
         lines[name] = axes.plot(lags, values, marker="o", ms=4, color=f"C{label}", label=name)[0]
-        lines[f"{name}, random pairs"] = axes.axhline(entry["random"], ls=":", color=f"C{label}")
+        lines[f"{name}, random pairs"] = axes.axhline(entry["random"], ls=":", lw=2, color=f"C{label}")
+    lowest = min(float(np.min(line.get_ydata())) for line in lines.values())
     axes.set_xscale("log")
-    axes.set(xticks=lags, xlabel="distance in file number", ylabel="mean correlation", ylim=(0, 1.02),
-             title=title or "How alike are neighbours?")
+    axes.set(xticks=lags, xlabel="distance in file number", ylabel="mean correlation",
+             ylim=(lowest - 0.15 * (1 - lowest), 1), title=title or "How alike are neighbours?")
     axes.set_xticklabels(lags)
     axes.minorticks_off()
     label_ends(axes, lines)
