@@ -14,7 +14,7 @@ import itertools
 
 import numpy as np
 
-from kitlib import attacks, data, models, prepare, training
+from kitlib import attacks, data, models, plots, prepare, training
 from kitlib.base.files import read_json, write_json
 from kitlib.base.machine import environment
 from kitlib.base.places import REPOSITORY, runs_folder
@@ -78,6 +78,14 @@ def judged(model, asked, images, labels) -> dict[str, dict]:
         "PGD 8/255": Accuracy.of(~pgd.fooled).record()}
 
 
+def draw(rows: list[dict], path) -> None:
+    shown = [{"settings": row["settings"], "measured": {
+        name: Accuracy(row["test"][name]["correct"], row["test"][name]["count"]) for name in ("clean", "FGSM")}}
+        for row in rows]
+    title = f"Paper A's FGSM training, {len(rows)} settings drawn at random: test accuracy"
+    plots.keep(plots.specification_curve(shown, "clean", "FGSM", title), path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", type=int, default=DRAWN, help="so many of the drawn settings")
@@ -96,6 +104,7 @@ def main() -> None:
         test = rows[-1]["test"]
         print(f"{number} of {only}: {chosen}: clean {test['clean']['accuracy']:.1%}, "
               f"FGSM {test['FGSM']['accuracy']:.1%}", flush=True)
+    draw(rows, path.with_suffix(".png"))
 
 
 if __name__ == "__main__":

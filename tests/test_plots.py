@@ -44,12 +44,6 @@ def dataset():
     return data.load(DataSettings.read({"name": "digits", "limits": limits}, "here"), seed=0)
 
 
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
-
-
 def lines(axes):
     """{label: [x, y]} of the lines that have one."""
     return {line.get_label(): np.array(line.get_data(), float).tolist() for line in axes.lines
@@ -456,3 +450,13 @@ def test_long_names_of_classes_leave_the_pictures_legible(dataset):
     counts.draw_without_rendering()
     labels = [label.get_window_extent() for label in counts.axes[0].get_xticklabels()]
     assert len(labels) == 3 and labels[0].x0 >= 0
+
+
+def test_a_specification_curve_sorts_by_the_difference_and_marks_the_choices():
+    rows = [{"settings": {"epochs": 6, "clip": None}, "measured": {"clean": TWO, "FGSM": NINE}},
+            {"settings": {"epochs": 3, "clip": None}, "measured": {"clean": NINE, "FGSM": TWO}}]
+    above, below = plots.specification_curve(rows, "clean", "FGSM", "tried").axes
+    assert [line.get_ydata().tolist() for line in above.lines if line.get_marker() == "o"] == [[90, 20], [20, 90]]
+    assert [label.get_text() for label in below.get_yticklabels()] == ["epochs: 3", "epochs: 6", "clip: None"]
+    assert [line.get_ydata().tolist() for line in below.lines] == [[0, 2], [1, 2]]
+    assert {text.get_text() for text in above.texts} == {"clean", "FGSM"}

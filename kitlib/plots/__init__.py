@@ -23,6 +23,7 @@ from kitlib.plots.curves import (
     neighbour_curves,
     over_seeds,
     roc_curves,
+    specification_curve,
     training_curves,
 )
 from kitlib.plots.images import (
@@ -51,4 +52,4 @@ __all__ = ["COLOURS", "GUESSING", "PALETTE", "accuracy_against_cost", "accuracy_
            "claims", "class_counts", "confusion_matrices", "epsilon_curve", "explanations", "finished", "first_look",
            "image_pairs", "image_row", "keep", "loss_along", "naive_against_adaptive", "neighbour_curves", "one_attack",
            "over_seeds", "picture", "prediction", "predictions", "recalls", "roc_curves", "samples", "short",
-           "similarity_maps", "styled", "training_curves", "transfer_heatmap"]
+           "similarity_maps", "specification_curve", "styled", "training_curves", "transfer_heatmap"]

@@ -163,6 +163,36 @@ def along_axis(key: str, labels: list[str], models: dict[str, dict[str, list]]) 
 
 
 @styled
+def specification_curve(rows: list[dict], first: str, second: str, title: str) -> Figure:
+    """What came out under each of many settings (Simonsohn et al. 2020), by how much `second` lies above `first`.
+
+    rows: {"settings": {choice: value}, "measured": {first: Accuracy, second: Accuracy}}. Above both accuracies with
+    their 95 % intervals, one column a setting; below a dot where a setting has that value of a choice.
+    """
+    rows = sorted(rows, key=lambda row: row["measured"][second].value - row["measured"][first].value)
+    choices = list(dict.fromkeys((name, str(value)) for name in rows[0]["settings"]
+                                 for value in sorted({str(row["settings"][name]) for row in rows})))
+    heights = [4, 0.2 * len(choices) + 0.3]
+    figure, (above, below) = plt.subplots(2, 1, figsize=(11, sum(heights)), sharex=True,
+                                          gridspec_kw={"height_ratios": heights})
+    lines, places = {}, np.arange(len(rows))
+    for name in (first, second):
+        found = [row["measured"][name] for row in rows]
+        values, ends = 100 * np.array([each.value for each in found]), 100 * np.array([each.interval for each in found])
+        lines[name] = above.errorbar(places, values, yerr=np.abs(ends.T - values), fmt="o", ms=5, capsize=2)[0]
+    per_cent(above)
+    above.set_title(title)
+    label_ends(above, lines)
+    for place, row in enumerate(rows):
+        has = [number for number, (name, value) in enumerate(choices) if str(row["settings"][name]) == value]
+        below.plot([place] * len(has), has, "s", ms=5, color="0.25")
+    below.set(yticks=range(len(choices)), yticklabels=[f"{name}: {value}" for name, value in choices],
+              ylim=(len(choices) - 0.5, -0.5), xticks=[], xlabel="settings, sorted by the difference")
+    below.tick_params(axis="y", labelsize=9)
+    return figure
+
+
+@styled
 def roc_curves(curves: dict[str, tuple], marked: float, used: dict[str, tuple] | None = None,
                title: str | None = None) -> Figure:
     """curves: {label: (false-positive rates, true-positive rates)}. marked: the false-positive rate aimed at.
