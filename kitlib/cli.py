@@ -272,9 +272,11 @@ def run_audit(arguments) -> int:
 
 
 def _command() -> str:
+    """The command as it was given, without the folders that it writes to, which change nothing of what it finds."""
     from kitlib.data.decoding import printable
 
-    return "python -m kitlib " + printable(shlex.join(sys.argv[1:]))
+    words = shlex.join(sys.argv[1:])
+    return "python -m kitlib " + printable(re.sub(r" --(out|save-images)[ =]('[^']*'|\S+)+", "", words))
 
 
 def _print(record) -> None:

@@ -12,8 +12,9 @@ from kitlib.audit import saved
 from kitlib.base.settings import KitError
 
 SUITE = [
-    {"name": "pgd", "eps": "25/255", "steps": 5}, {"name": "fgsm", "eps": 0.1234}, {"name": "pgd", "eps": 1, "norm": "l2"},
-    {"name": "square", "eps": "25/255", "steps": 20}, {"name": "apgd", "eps": "25/255", "steps": 5},
+    {"name": "pgd", "eps": "25/255", "steps": 5}, {"name": "fgsm", "eps": 0.1234},
+    {"name": "pgd", "eps": 1, "norm": "l2"}, {"name": "square", "eps": "25/255", "steps": 20},
+    {"name": "apgd", "eps": "25/255", "steps": 5},
     {"name": "noise", "eps": "25/255"}, {"name": "deepfool", "candidates": 2},
     {"name": "cw_l2", "steps": 10, "search_steps": 2, "learning_rate": 0.05, "constant": 1.0},
     {"name": "cleverhans", "attack": "projected_gradient_descent", "eps": "25/255", "steps": 3}]

@@ -50,13 +50,13 @@ def claims(figures: Path, letter: str) -> str:
     rows, numbers = [], iter(range(1, 1000))
     for name in experiment.of_paper(letter):
         for entries in found.get(name, []):
-            rows.append({"claim": f"{letter}{next(numbers)}", **_claim(name, entries)})
+            rows.append({"claim": f"{letter}{next(numbers)}", **_claim(figures, name, entries)})
         if name not in found:
             rows.append({"claim": f"{letter}{next(numbers)}", "figure": name, "seeds": "no record"})
     return _table(pd.DataFrame(rows).fillna(""))
 
 
-def _claim(name: str, entries: dict[int, verdicts.PaperEntry]) -> dict:
+def _claim(figures: Path, name: str, entries: dict[int, verdicts.PaperEntry]) -> dict:
     first, verdict = next(iter(entries.values())), verdicts.judge(list(entries.values()))
     low, high = verdict.interval
     return {
@@ -65,8 +65,29 @@ def _claim(name: str, entries: dict[int, verdicts.PaperEntry]) -> dict:
         "measured minus paper, points": f"{verdict.difference:+.1f} [{low:+.1f}, {high:+.1f}]",
         "verdict": str(verdict) + (f" ({verdict.reason})" if verdict.reason else ""),
         "standard attack": _standard(first), "mechanism and its control": _mechanism(first),
-        "rivals": verdicts.rivals_in_words(first) if first.mechanism else "",
+        "rivals": _rivals(figures, name, first),
     }
+
+
+def _rivals(figures: Path, name: str, entry: verdicts.PaperEntry) -> str:
+    """The rivals that the experiment names; of paper A's FGSM also which other readings come within the margin of the
+    figure, on any network whose controls are published (on its first test images)."""
+    named = verdicts.rivals_in_words(entry) if entry.mechanism else ""
+    attack = next(iter(_read(figures, name).experiment["attacks"]["as_published"].values()), {})
+    found = _readings(figures, f"{attack.get('eps', 0):g}") if entry.defined_by != "clean" else {}
+    if not found:
+        return named
+    near = [f"{reading} ({100 * share:.1f})" for reading, share in found.items()
+            if abs(100 * share - entry.paper) <= entry.margin and "/ true labels /" not in reading]
+    return f"of {len(found)} readings tried within {entry.margin:g} points: {'; '.join(near) or 'none but ours'}"
+
+
+def _readings(figures: Path, eps: str) -> dict[str, float]:
+    """Accuracies under the rival readings of paper A's FGSM, by network, reading and unit of epsilon."""
+    return {f"`{path.parts[-3]}/{model}` / {reading} / {unit}": each["accuracy"]
+            for path in sorted(figures.glob("[!.]*/records/controls.json"))
+            for model, found in read_json(path)["models"].items()
+            for reading, units in found.get("readings", {}).get(eps, {}).items() for unit, each in units.items()}
 
 
 def _standard(entry: verdicts.PaperEntry) -> str:
@@ -125,7 +146,8 @@ def specifications(figures: Path, name: str) -> str:
     return (f"\n{len(rows)} settings, drawn at random from {found['combinations']} combinations before any was trained "
             f"({found['experiment']}, profile {found['profile']}, one seed, {images} test images). **Under FGSM the "
             f"network is at least {100 * RISE:g} points above its clean accuracy in {above} of {len(rows)}.**\n\n"
-            f"<details><summary>Every setting, in per cent</summary>\n\n{as_markdown(pd.DataFrame(rows))}\n</details>\n")
+            "<details><summary>Every setting, in per cent</summary>\n\n"
+            f"{as_markdown(pd.DataFrame(rows))}\n</details>\n")
 
 
 def _rise(row: dict, part: str = "validation") -> float:
