@@ -91,7 +91,7 @@ class BitDepth(Defence):
         return tf.round(images * levels) / levels
 
     def __str__(self) -> str:
-        return f"{self.bits} bits a channel"
+        return f"{self.bits} bit{'s' * (self.bits > 1)} a channel"
 
 
 class Median(Defence):

@@ -59,8 +59,8 @@ def epsilon_curve(curves: dict[str, list], epsilons, guessing: float, marked: fl
     for number, (label, accuracies) in enumerate(curves.items()):
         low, high = 100 * np.array([accuracy.interval for accuracy in accuracies]).T
         values = [100 * accuracy.value for accuracy in accuracies]
-        lines[label] = axes.plot(places, values, marker="o", ms=5, label=label, color=f"C{number}")[0]
-        axes.fill_between(places, low, high, alpha=0.15, color=f"C{number}")
+        lines[label] = axes.plot(places, values, marker="o", ms=5, label=label, color=PALETTE[number % 10])[0]
+        axes.fill_between(places, low, high, alpha=0.15, color=PALETTE[number % 10])
     per_cent(axes)
     axes.set(xticks=places, xticklabels=[format_epsilon(eps).removesuffix("/255") for eps in epsilons],
              xlabel="epsilon, n/255 (evenly spaced)",
@@ -226,8 +226,8 @@ def neighbour_curves(found: dict[int, dict], class_names, title: str | None = No
         lags = list(entry["by_lag"])
         name = str(class_names[label])
         values = list(entry["by_lag"].values())
-        lines[name] = axes.plot(lags, values, marker="o", ms=4, color=f"C{label}", label=name)[0]
-        lines[f"{name}, random pairs"] = axes.axhline(entry["random"], ls=":", lw=2, color=f"C{label}")
+        lines[name] = axes.plot(lags, values, marker="o", ms=4, color=PALETTE[label % 10], label=name)[0]
+        lines[f"{name}, random pairs"] = axes.axhline(entry["random"], ls=":", lw=2, color=PALETTE[label % 10])
     lowest = min(float(np.min(line.get_ydata())) for line in lines.values())
     axes.set_xscale("log")
     axes.set(xticks=lags, xlabel="distance in file number", ylabel="mean correlation",
