@@ -1,4 +1,8 @@
 """CleverHans's own attacks by name; those that do not work, and a word when they do."""
+import re
+from pathlib import Path
+
+import cleverhans.tf2.attacks
 import keras
 import numpy as np
 import pytest
@@ -9,6 +13,7 @@ from cleverhans.tf2.attacks.spsa import spsa
 
 from kitlib import attacks
 from kitlib.attacks.by_cleverhans import BROKEN, WORKING
+from kitlib.base.places import REPOSITORY
 from kitlib.base.settings import KitError
 
 EPS = 0.1
@@ -70,3 +75,10 @@ def test_they_are_still_broken(attack):
     model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(3)])
     with pytest.raises((TypeError, ValueError)):
         attack(model, tf.zeros((2, 4, 4, 1)), tf.constant([0, 1]))
+
+
+def test_the_guide_s_table_says_which_work():
+    text = (REPOSITORY / "docs/guides/own-attack.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (yes|no)", text, flags=re.MULTILINE))
+    assert rows == dict.fromkeys(WORKING, "yes") | dict.fromkeys(BROKEN, "no")
+    assert {path.stem for path in Path(cleverhans.tf2.attacks.__file__).parent.glob("[a-z]*.py")} == set(rows)
