@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from kitlib import attacks, models
+from kitlib import attacks, certify, models
 from kitlib.models.traces import state_of
 
 IMAGES = np.random.default_rng(0).random((12, 6, 6, 1)).astype(np.float32)
@@ -100,3 +100,17 @@ def test_training_and_asking_change_no_state_but_by_weights():
     model.predict(IMAGES, verbose=0)
     models.predict_logits(model, IMAGES)
     assert state_of(model) == before
+
+
+@pytest.mark.parametrize("change", ["weights", "adapt", "a slope", "an activation"])
+def test_bounds_follow_too(change):
+    keras.utils.set_random_seed(3)
+    plain = [layer for layer in network().layers if not isinstance(layer, Block)]
+    model = keras.Sequential([keras.Input((6, 6, 1)), *plain[:-1], layers.Dense(3, name="logits")])
+    method = {"name": "crown", "eps": 0.01}
+    before = certify.run(method, model, IMAGES, LABELS).margins
+    CHANGES[change](model)
+    after = certify.run(method, model, IMAGES, LABELS).margins
+    assert np.abs(after - before).max() > 1e-3
+    logits = np.asarray(model(IMAGES, training=False))
+    assert (after <= logits[np.arange(12), LABELS][:, None] - logits + 1e-4).all()

@@ -6,7 +6,6 @@ import time
 
 import numpy as np
 import tensorflow as tf
-from keras import layers
 from tqdm import tqdm
 
 from kitlib.attacks.base import Norm
@@ -16,6 +15,7 @@ from kitlib.certify.graph import open_model
 from kitlib.certify.interval import UNIT, Region, forward, region
 from kitlib.certify.linear import linear_forward, lower_bounds
 from kitlib.models import in_float32
+from kitlib.models.traces import trace_of
 
 
 class Method(Settings):
@@ -130,19 +130,16 @@ def margins(name: str, nodes: list, space: Region, labels, intersect: bool = Tru
 
 
 def _compiled(method: Method, model, shape: tuple):
-    """Kept on the model, one for all eps and batch sizes. Normalization's numbers are no variables but go into a trace,
-    so they are a part of its name."""
-    fixed = [np.asarray(number).tobytes() for layer in model._flatten_layers()
-             if isinstance(layer, layers.Normalization) for number in (layer.mean, layer.variance)]
-    key = repr(method.model_copy(update={"eps": 0})), shape, *fixed
-    kept = model.__dict__.setdefault("_kitlib_bounds", {})
-    if key not in kept:
-        nodes, unit = open_model(model), UNIT if method.rounding else 0.0
+    """One for all eps and batch sizes, for as long as the model stays as it is."""
+    asked, unit = method.model_copy(update={"eps": 0}), UNIT if method.rounding else 0.0
+
+    def compiled():
+        nodes = open_model(model)
 
         def bound(images, labels, eps):
-            space = region(images, eps, method.norm, unit)
-            return margins(method.name, nodes, space, labels, method.intersect)
+            return margins(asked.name, nodes, region(images, eps, asked.norm, unit), labels, asked.intersect)
 
-        kept[key] = tf.function(bound, autograph=False).get_concrete_function(
+        return tf.function(bound, autograph=False).get_concrete_function(
             tf.TensorSpec((None, *shape)), tf.TensorSpec((None,), tf.int32), tf.TensorSpec(()))
-    return kept[key]
+
+    return trace_of(model, ("bounds", asked, shape), compiled)
