@@ -253,9 +253,9 @@ def run_audit(arguments) -> int:
     def say(line: str) -> None:
         print(f"{time.perf_counter() - started:6.0f} s  {line}", flush=True)
 
-    plan = audit.plan(subject, asked.effort, asked.minutes)
+    resume = audit.Resume(folder, subject.digest(asked.effort, asked.seed))
+    plan = audit.plan(subject, asked.effort, asked.minutes, resume)
     print(plan, flush=True)
-    resume = audit.Resume(folder, plan.subject.digest(plan.effort, asked.seed))
     measurements = audit.Measurements(plan.subject, plan.effort, asked.seed, say, progress=sys.stderr.isatty(),
                                       resume=resume, plan=plan)
     found = audit.run(measurements, **about, quick=asked.quick, command=_command())

@@ -67,6 +67,16 @@ def test_an_audit_is_cut_to_fit_its_minutes(monkeypatch, minutes):
     assert all(name in str(cut) for name in cut.cut)
 
 
+def test_a_killed_audit_keeps_the_cuts_that_it_had(monkeypatch, tmp_path):
+    monkeypatch.setattr(budget, "pace_of", lambda subject: PACE)
+    asked = subject(count=1000)
+    first = audit.plan(asked, audit.FULL, 2.0, audit.Resume(tmp_path, "one"))
+    monkeypatch.setattr(budget, "pace_of", lambda subject: budget.Pace(0.02, 0.06, 2.0))     # a busy machine
+    again = audit.plan(asked, audit.FULL, 2.0, audit.Resume(tmp_path, "one"))
+    assert first.cut and again.effort == first.effort and again.seconds > first.seconds
+    assert audit.plan(asked, audit.FULL, 4.0, audit.Resume(tmp_path, "one")).effort != first.effort
+
+
 def test_the_more_minutes_the_more_is_done(monkeypatch):
     sizes = [planned(monkeypatch, minutes).seconds for minutes in (1, 2, 4, 8, 16, 32)]
     assert sizes == sorted(sizes) and sizes[0] < sizes[-1]

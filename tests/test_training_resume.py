@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
+import linecache
 import os
 import signal
 import subprocess
@@ -16,7 +18,7 @@ import numpy as np
 import pytest
 from training_toys import FGSM, SHAPE, checkpoint_in, network, settings, toy_data
 
-from kitlib import models
+from kitlib import attacks, models
 from kitlib.base import code
 from kitlib.base.files import locked
 from kitlib.base.settings import KitError
@@ -167,6 +169,22 @@ def test_a_checkpoint_that_was_moved_is_not_mixed_in(tmp_path):
     moved.write_bytes(checkpoint_in(tmp_path / "one").read_bytes())
     with pytest.raises(KitError, match="was moved here from another training"):
         train(network(), toy_data(), settings(), tmp_path / "two", seed=1, progress=False)
+
+
+def test_code_of_one_s_own_names_the_training_too(tmp_path):
+    """An attack or a layer that lies outside kitlib: no name of the kit leads to it."""
+    def loaded(body):
+        file = tmp_path / "mine.py"
+        file.write_text(f"from kitlib.attacks import FGSM\n\nclass Mine(FGSM):\n    def move(self, *_):\n        {body}\n")
+        linecache.clearcache()
+        found = importlib.util.spec_from_file_location("mine", file)
+        module = sys.modules["mine"] = importlib.util.module_from_spec(found)
+        found.loader.exec_module(module)
+        return module.Mine
+
+    before, after = (code.digest([loaded(body)]) for body in ("return {}", "return None"))
+    sys.modules.pop("mine")
+    assert before != after and code.source_of(keras.layers.Dense) == "" == code.source_of(attacks.FGSM)
 
 
 def test_layer_names_do_not_make_another_training(tmp_path):

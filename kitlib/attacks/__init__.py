@@ -6,6 +6,10 @@
     patch = attacks.universal(model, images, labels, patch=(8, 8))      # one pattern for all images
 
 `CATALOGUE` maps the names that YAML files use to the classes; each class cites its source.
+
+Read first: gradient.py (FGSM, PGD and its step in `move`), then base.py (what every attack is made of) and driver.py
+(`run`). limits.py: 8 bits and masks; minimal.py: C&W, DeepFool; square.py; patterns.py: one pattern for all images;
+published.py: the papers' own; by_cleverhans.py.
 """
 from __future__ import annotations
 
@@ -13,10 +17,11 @@ from kitlib.base.setup import check_backend
 
 check_backend()     # before Keras is imported
 
-from kitlib.attacks.base import Attack, InBall, Region
+from kitlib.attacks.base import Attack, InBall
 from kitlib.attacks.by_cleverhans import CleverHans
 from kitlib.attacks.driver import AttackResult, run, worst_case
 from kitlib.attacks.gradient import APGD, FGSM, MIM, PGD, Clean, Noise
+from kitlib.attacks.limits import Region
 from kitlib.attacks.minimal import CarliniWagnerL2, DeepFool
 from kitlib.attacks.patterns import Universal, universal
 from kitlib.attacks.published import PaperAFGSM, PaperBCW, PaperBFGSM, PaperBPGD

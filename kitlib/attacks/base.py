@@ -16,6 +16,8 @@ import pydantic
 import tensorflow as tf
 from cleverhans.tf2.utils import clip_eta, compute_gradient, optimize_linear
 
+from kitlib.attacks import limits
+from kitlib.attacks.limits import Region
 from kitlib.base.settings import Epsilon, KitError, Settings, format_epsilon
 
 State = dict[str, tf.Tensor]
@@ -28,32 +30,7 @@ Restarts = Annotated[int, pydantic.Field(ge=1, le=1_000)]
 Positive = Annotated[float, pydantic.Field(gt=0)]
 NotNegative = Annotated[float, pydantic.Field(ge=0)]
 
-LEVELS = 255.0    # of a file of 8 bits
-ROUNDED = 1e-3    # of a level: what float32 may miss of a whole one
-Pixel = Annotated[int, pydantic.Field(ge=0)]
-
 UNKNOWN = -1      # a label that the first forward pass on the clean image will fill in
-
-
-class Region(Settings):
-    """A rectangle of pixels, counted from the upper left corner; outside: all pixels but those, such as a border."""
-
-    top: Pixel
-    left: Pixel
-    height: Annotated[int, pydantic.Field(ge=1)]
-    width: Annotated[int, pydantic.Field(ge=1)]
-    outside: bool = False
-
-    def mask(self, height: int, width: int) -> np.ndarray:
-        """bool height x width, true in the region. Raises KitError where it does not fit into such an image."""
-        if self.top + self.height > height or self.left + self.width > width:
-            raise KitError(f"mask: {self} does not fit into images of {height} x {width} pixels")
-        inside = np.zeros((height, width), bool)
-        inside[self.top : self.top + self.height, self.left : self.left + self.width] = True
-        return inside != self.outside
-
-    def __str__(self) -> str:
-        return f"{self.height} x {self.width} pixels from row {self.top}, column {self.left}"
 
 
 class Attack(Settings):
@@ -164,7 +141,7 @@ class Attack(Settings):
 
     def in_8_bits(self, at: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
         """The nearest pixels of whole n/255."""
-        return tf.round(LEVELS * tf.clip_by_value(at, 0.0, 1.0)) / LEVELS
+        return limits.whole(at)
 
     def _labels_to_use(self, labels, images):
         if self.labels == "predicted":
@@ -274,17 +251,8 @@ class InBall(Attack):
         return tf.clip_by_value(images + clip_eta(inside - images, self.order, self.eps), 0.0, 1.0)
 
     def in_8_bits(self, at: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
-        """The nearest pixels of whole n/255 in the ball. In L2 they are rounded towards the image where the nearest
-        lie outside, which stays inside for images that are in whole n/255 themselves."""
-        nearest = super().in_8_bits(at, images)
-        if self.norm == "linf":
-            low = tf.math.ceil(LEVELS * (images - self.eps) - ROUNDED) / LEVELS
-            high = tf.floor(LEVELS * (images + self.eps) + ROUNDED) / LEVELS
-            return tf.where(low <= high, tf.clip_by_value(nearest, low, high), tf.round(LEVELS * images) / LEVELS)
-        levels = LEVELS * at
-        towards = tf.where(at > images, tf.floor(levels + ROUNDED), tf.math.ceil(levels - ROUNDED)) / LEVELS
-        far = tf.reduce_sum((nearest - images) ** 2, axis=(1, 2, 3), keepdims=True) > self.eps**2
-        return tf.where(far, towards, nearest)
+        """The nearest pixels of whole n/255 in the ball."""
+        return limits.whole_within(at, images, self.eps, self.norm)
 
     def uphill(self, direction: tf.Tensor, length) -> tf.Tensor:
         """The step of norm `length` that goes farthest along `direction` (CleverHans's optimize_linear).

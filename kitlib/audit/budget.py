@@ -2,12 +2,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 
 import numpy as np
 
 from kitlib import attacks
 from kitlib.attacks import Attack
+from kitlib.audit.resume import Resume
 from kitlib.audit.subject import Effort, Subject, batch_for, second_and_margin
 from kitlib.models import predict_logits
 
@@ -137,18 +139,31 @@ class Plan:
         return None if self.minutes is None else max(0.0, 60 * self.minutes - self.elapsed - self.left())
 
 
-def plan(subject: Subject, effort: Effort, minutes: float | None = None) -> Plan:
-    """Measure the model's pace, and say how long an audit takes; where `minutes` are given, cut it to fit them."""
+def plan(subject: Subject, effort: Effort, minutes: float | None = None, resume: Resume | None = None) -> Plan:
+    """Measure the model's pace, and say how long an audit takes; where `minutes` are given, cut it to fit them.
+
+    resume: of an audit that was killed, which goes on with the cuts that it had, however fast the machine is now.
+    """
     pace = pace_of(subject)
-    fitted, seconds = effort, expected(effort, subject, pace)
-    for cut in CUTS if minutes is not None else ():
-        if sum(seconds.values()) <= SPARE * 60 * minutes:
-            break
-        fitted = fitted.model_copy(update={
-            name: least for name, least in cut.items()
-            if getattr(fitted, name) is None or getattr(fitted, name) > least})
-        seconds = expected(fitted, subject, pace)
+    fitted = effort if minutes is None else _fitted(subject, effort, pace, minutes, resume or Resume())
+    seconds = expected(fitted, subject, pace)
     return Plan(_first(subject, fitted.images), fitted, seconds, pace, _cut(effort, fitted), minutes)
+
+
+def _fitted(subject: Subject, effort: Effort, pace: Pace, minutes: float, resume: Resume) -> Effort:
+    """The effort, with as few of the cuts as bring it down to the time that may be planned."""
+    key = f"cut to fit {minutes:g} minutes"
+    known = resume.recall(key)
+    if known is not None:
+        return Effort.read(json.loads(str(known["effort"])), "resume.npz")
+    for cut in CUTS:
+        if sum(expected(effort, subject, pace).values()) <= SPARE * 60 * minutes:
+            break
+        effort = effort.model_copy(update={
+            name: least for name, least in cut.items()
+            if getattr(effort, name) is None or getattr(effort, name) > least})
+    resume.keep(key, {"effort": effort.model_dump_json()})
+    return effort
 
 
 def _first(subject: Subject, images: int) -> Subject:

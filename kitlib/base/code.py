@@ -7,6 +7,7 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import inspect
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,7 +20,20 @@ def digest(roots: Iterable, without: tuple[str, ...] = ()) -> str:
 
     without: modules, packages and definitions (kitlib.training.steps.training_for) at which the search turns back.
     """
-    return _digest_of({(root.__module__, root.__qualname__.split(".")[0]) for root in roots}, without)
+    roots = list(roots)
+    places = {(root.__module__, root.__qualname__.split(".")[0]) for root in roots}
+    return _digest_of(places, without, sorted(filter(None, map(source_of, roots))))
+
+
+def source_of(kind) -> str:
+    """The source text of a class or function of somebody's own, which no name of kitlib or Keras leads to; its name
+    where there is no text. Empty for kitlib's and Keras's."""
+    if kind.__module__.split(".")[0] in ("kitlib", "keras", "tensorflow"):
+        return ""
+    try:
+        return inspect.getsource(kind)
+    except (OSError, TypeError):
+        return kind.__qualname__
 
 
 def digest_of_text(text: str, also: Iterable[Place] = (), without: tuple[str, ...] = ()) -> str:
@@ -27,9 +41,9 @@ def digest_of_text(text: str, also: Iterable[Place] = (), without: tuple[str, ..
     return _digest_of({*also, *_Module(text).spoken_of_elsewhere}, without)
 
 
-def _digest_of(places: set[Place], without: tuple[str, ...]) -> str:
+def _digest_of(places: set[Place], without: tuple[str, ...], own: list[str] = ()) -> str:
     found = reached(places, without)
-    text = "\n".join(f"{place}: {found[place]}" for place in sorted(found))
+    text = "\n".join([*(f"{place}: {found[place]}" for place in sorted(found)), *own])
     return hashlib.sha256(text.encode()).hexdigest()
 
 

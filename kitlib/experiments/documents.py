@@ -79,7 +79,7 @@ def _rivals(figures: Path, name: str, entry: verdicts.PaperEntry) -> str:
         return named
     near = [f"{reading} ({100 * share:.1f})" for reading, share in found.items()
             if abs(100 * share - entry.paper) <= entry.margin and "/ true labels /" not in reading]
-    return f"of {len(found)} readings tried within {entry.margin:g} points: {'; '.join(near) or 'none but ours'}"
+    return f"of {len(found)} readings tried within {entry.margin:g} points: {'; '.join(near) or 'none'}"
 
 
 def _readings(figures: Path, eps: str) -> dict[str, float]:

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from kitlib.base import digests
+from kitlib.base.code import source_of
 from kitlib.base.files import read_arrays, write_arrays
 from kitlib.base.settings import KitError
 from kitlib.models import origin_of
@@ -95,7 +96,7 @@ def _step(operation) -> list:
         options = {**operation.get_config(), "name": None}
     except NotImplementedError:
         options = {}
-    return [type(operation).__name__, options]
+    return [type(operation).__name__, options, *filter(None, [source_of(type(operation))])]
 
 
 def _wiring(network: keras.Model) -> list:
