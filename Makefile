@@ -55,7 +55,7 @@ test: $(INSTALLED) ## pytest over tests/ and nbval over notebooks/
 	@$(MAKE) --no-print-directory --keep-going --jobs=2 test-kitlib test-notebooks
 
 test-kitlib:
-	runs=$$(mktemp -d); trap 'rm -rf "$$runs"' EXIT; KITLIB_RUNS=$$runs $(BIN)/python -m pytest -p no:randomly --numprocesses=2 --dist=loadfile tests
+	runs=$$(mktemp -d); trap 'rm -rf "$$runs"' EXIT; KITLIB_RUNS=$$runs $(BIN)/python -m pytest -p no:randomly --numprocesses=2 --dist=loadfile --no-loadscope-reorder tests
 
 test-notebooks:
 	runs=$$(mktemp -d); trap 'rm -rf "$$runs"' EXIT; KITLIB_RUNS=$$runs $(BIN)/python -m pytest -p no:randomly --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks

@@ -175,7 +175,7 @@ def test_code_of_one_s_own_names_the_training_too(tmp_path):
     """An attack or a layer that lies outside kitlib: no name of the kit leads to it."""
     def loaded(body):
         file = tmp_path / "mine.py"
-        file.write_text(f"from kitlib.attacks import FGSM\n\nclass Mine(FGSM):\n    def move(self, *_):\n        {body}\n")
+        file.write_text(f"from kitlib import attacks\nclass Mine(attacks.FGSM):\n    def move(self):\n        {body}\n")
         linecache.clearcache()
         found = importlib.util.spec_from_file_location("mine", file)
         module = sys.modules["mine"] = importlib.util.module_from_spec(found)
