@@ -255,7 +255,7 @@ def as_nobody(action) -> str:
 @pytest.fixture
 def open_folder(tmp_path):
     """A folder that anybody may look into; pytest's own are for their owner alone."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
+    for folder in (tmp_path, *tmp_path.parents[:3]):        # three with pytest-xdist
         folder.chmod(folder.stat().st_mode | 0o555)
     return tmp_path
 
