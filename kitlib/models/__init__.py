@@ -4,8 +4,8 @@
     logits = models.predict_logits(model, images)
 
 Read first: networks.py (the papers' networks), then predict.py (the one place that calls a model). reading.py finds out
-what anybody's model takes and returns, wiring.py looks into its graph of layers, precision.py keeps judging in float32,
-loading.py and saving.py go to files and back.
+what anybody's model takes (ranges.py: 0..1, 0..255 or another range) and returns, wiring.py looks into its layers,
+precision.py keeps judging in float32, loading.py and saving.py go to files and back.
 """
 from kitlib.base.setup import check_backend
 
