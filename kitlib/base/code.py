@@ -21,13 +21,13 @@ def digest(roots: Iterable, without: tuple[str, ...] = ()) -> str:
     without: modules, packages and definitions (kitlib.training.steps.training_for) at which the search turns back.
     """
     roots = list(roots)
-    places = {(root.__module__, root.__qualname__.split(".")[0]) for root in roots}
-    return _digest_of(places, without, sorted(filter(None, map(source_of, roots))))
+    own = sorted(source_of(root) for root in roots if isinstance(root, type) and source_of(root))
+    return _digest_of({(root.__module__, root.__qualname__.split(".")[0]) for root in roots}, without, own)
 
 
-def source_of(kind) -> str:
-    """The source text of a class or function of somebody's own, which no name of kitlib or Keras leads to; its name
-    where there is no text. Empty for kitlib's and Keras's."""
+def source_of(kind: type) -> str:
+    """The source text of a class of somebody's own, which no name of kitlib or Keras leads to; its name where there is
+    no text. Empty for kitlib's and Keras's."""
     if kind.__module__.split(".")[0] in ("kitlib", "keras", "tensorflow"):
         return ""
     try:
