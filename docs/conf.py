@@ -8,11 +8,13 @@ sys.path[:0] = [str(DOCS), str(DOCS.parent)]
 
 import book  # noqa: E402 - it lies beside this file
 
+import kitlib  # noqa: E402 - of this very clone
+
 PROJECT = tomllib.loads((DOCS.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 project = PROJECT["name"]
 author = "The kitlib authors"
-version = release = PROJECT["version"]
+version = release = kitlib.__version__
 language = "en"
 highlight_language = "none"
 html_title = project
