@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from kitlib.attacks.base import Attack, State, fold, fresh, logits_of, retire, seed_tensor
+from kitlib.attacks.base import UNKNOWN, Attack, State, fold, fresh, logits_of, retire, seed_tensor
 from kitlib.attacks.checks import check_images, check_labels, check_mask, check_model
 from kitlib.base.settings import KitError
 from kitlib.models import NOT_FINITE, exact_float32
@@ -221,7 +221,7 @@ class _Work:
 
     def _first_state(self, images, labels, mask, ids) -> State:
         unknown = self.attack.labels == "predicted"
-        state = fresh(tf.constant(images), tf.constant(np.full_like(labels, -1) if unknown else labels), mask)
+        state = fresh(tf.constant(images), tf.constant(np.full_like(labels, UNKNOWN) if unknown else labels), mask)
         return state | {"ids": tf.constant(ids, tf.int64)}
 
     def go(self, seed: tf.Tensor) -> dict:
