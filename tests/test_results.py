@@ -145,7 +145,8 @@ def test_an_attack_that_looks_for_the_nearest_image_is_shown_by_its_distance():
                                                f"{100 * record.success_rate:.0f} % of {record.count}")
     assert "untargeted" in table.index[-1]      # the worst case of a table that holds no targeted attack says so
     turned_none = record.model_copy(update={"mean_l2": None, "success_rate": 0.0})
-    assert verdicts.cell(results._answer(turned_none)) == f"none found, success 0 % of {record.count}"
+    model = found.models["defended"].model_copy(update={"attacks": {"C&W L2": turned_none}})
+    assert verdicts.cell(results.answer(model, "C&W L2")) == f"none found, success 0 % of {record.count}"
 
 
 @pytest.mark.parametrize("predicted, one", [([[96, 4], [95, 5]], True), ([[90, 10], [95, 5]], False),

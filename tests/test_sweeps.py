@@ -1,7 +1,6 @@
 """Sweeps: what a file may say, which runs it stands for, and what they say together."""
 import json
 import math
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -152,18 +151,6 @@ def test_nearest_images_are_shown_by_distance_and_success():
     found = Distance(mean_l2=Spread.of({0: 0.2, 1: 0.4}), success_rate=Spread.of({0: 1.0, 1: 0.9}))
     shown = aggregates.cell(Spread.of({0: 0.0, 1: 0.0}), found)
     assert shown == "mean L2 distance 0.30 ± 0.14, success 95 ± 7 %, n = 2"
-
-
-def test_an_older_aggregate_gets_verdicts_from_the_records_beside_it(tmp_path):
-    shutil.copytree(sweeps.PUBLISHED / "paper_a_seeds", tmp_path / "old")
-    record = read_json(tmp_path / "old/aggregate.json")
-    new = {"verdict", "difference", "explained_by", "why", "distance"}
-    for group in record["groups"]:
-        group["paper"] = [{key: entry[key] for key in entry.keys() - new} | {"verdicts": {"explained": 3}}
-                          for entry in group["paper"]]
-    write_json(tmp_path / "old/aggregate.json", record)
-    entry = sweeps.read(tmp_path / "old/aggregate.json").groups[0].paper[0]
-    assert entry.verdict == "compatible" and "3 seeds" in entry.why and entry.difference[1] < 3
 
 
 def test_the_interval_covers_the_true_mean_as_often_as_it_says():

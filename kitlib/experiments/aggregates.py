@@ -2,17 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import pandas as pd
-import pydantic
 from scipy import stats
 
 from kitlib.base.settings import KitError, Settings
-from kitlib.evaluation.accuracy import CONFIDENCE
+from kitlib.evaluation import CONFIDENCE, Measured
 from kitlib.experiments import results, verdicts
-from kitlib.experiments.results import Results, UnderAttack, measured_for
+from kitlib.experiments.results import Results, answer
+from kitlib.experiments.verdicts import Answer
 
 COLUMNS = {"experiment", "under", "baseline", "defended", "figure", "paper"}    # of tables, beside what is varied
 
@@ -39,9 +38,9 @@ class Spread(Settings):
         if n == 1:
             return cls(n=n, seeds=seeds, values=values, mean=mean)
         deviation = float(np.std(values, ddof=1))
-        reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * deviation / n**0.5
+        half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * deviation / n**0.5
         return cls(n=n, seeds=seeds, values=values, mean=mean, deviation=deviation,
-                   interval=(max(0.0, mean - reach), min(1.0, mean + reach)))
+                   interval=(max(0.0, mean - half), min(1.0, mean + half)))
 
 
 class Distance(Settings):
@@ -69,21 +68,14 @@ class PaperSpread(Settings):
     explained_by: str | None = None
     why: str = ""
 
-    @pydantic.model_validator(mode="before")
-    @classmethod
-    def _without_old_verdicts(cls, values: Any) -> Any:
-        """Older records counted verdicts of single runs, which meant something else; see kitlib.experiments.sweeps."""
-        return {key: each for key, each in values.items() if key != "verdicts"} if isinstance(values, dict) else values
-
     @classmethod
     def of(cls, entries: dict[int, verdicts.PaperEntry]) -> PaperSpread:
         """From the entries of one figure by seed."""
         first = next(iter(entries.values()))
-        nearest = {seed: each.as_defined for seed, each in entries.items() if each.as_defined.success_rate is not None}
+        as_defined = {seed: each.as_defined for seed, each in entries.items()}
         spread = cls(
-            id=first.id, paper=first.paper, distance=_distance(nearest),
-            as_published=Spread.of({seed: each.as_published.accuracy for seed, each in entries.items()}),
-            as_defined=Spread.of({seed: each.as_defined.accuracy for seed, each in entries.items()}))
+            id=first.id, paper=first.paper, distance=_distance(as_defined), as_defined=_accuracies(as_defined),
+            as_published=_accuracies({seed: each.as_published for seed, each in entries.items()}))
         if first.verdict is None:
             return spread
         found = verdicts.judge(list(entries.values()))
@@ -119,14 +111,14 @@ class Group(Settings):
                            "paper: run the sweep again")
         rows = results.rows_of(first)
         worst_case = {key: label for label, key in rows.items()}["worst case"]
-        measured = {model: {label: {seed: measured_for(found.models[model], key) for seed, found in by_seed.items()}
-                            for label, key in rows.items()} for model in first.models}
+        answers = {model: {label: {seed: answer(found.models[model], key) for seed, found in by_seed.items()}
+                           for label, key in rows.items()} for model in first.models}
         return cls(
             experiment=first.experiment["name"], variation=variation, synthetic=first.synthetic,
-            models={model: {label: Spread.of({seed: each.accuracy for seed, each in found.items()})
-                            for label, found in of_model.items()} for model, of_model in measured.items()},
-            distances={model: {label: _distance(found) for label, found in of_model.items() if _is_nearest(found)}
-                       for model, of_model in measured.items()},
+            models={model: {label: _accuracies(found) for label, found in of_model.items()}
+                    for model, of_model in answers.items()},
+            distances={model: {label: distance for label, found in of_model.items() if (distance := _distance(found))}
+                       for model, of_model in answers.items()},
             paper=tuple(PaperSpread.of({seed: each[entry.id] for seed, each in entries.items()})
                         for entry in first.paper),
             seconds={what: float(np.mean([found.seconds[what] for found in by_seed.values()]))
@@ -135,13 +127,13 @@ class Group(Settings):
                       first.experiment["evaluation"]["headline"], worst_case))
 
 
-def _is_nearest(by_seed: dict[int, Any]) -> bool:
-    return all(isinstance(each, UnderAttack) and each.settings.get("name") in results.NEAREST
-               for each in by_seed.values())
+def _accuracies(by_seed: dict[int, Measured]) -> Spread:
+    return Spread.of({seed: each.accuracy for seed, each in by_seed.items()})
 
 
-def _distance(by_seed: dict[int, Any]) -> Distance | None:
-    if not by_seed:
+def _distance(by_seed: dict[int, Answer]) -> Distance | None:
+    """None of an attack that does not look for the nearest adversarial image."""
+    if any(each.success_rate is None for each in by_seed.values()):
         return None
     lengths = {seed: each.mean_l2 for seed, each in by_seed.items()}
     return Distance(mean_l2=None if None in lengths.values() else Spread.of(lengths),

@@ -11,10 +11,11 @@ import pandas as pd
 from kitlib import audit
 from kitlib.base.files import read_json
 from kitlib.base.settings import KitError, choose, format_epsilon, suggestion
+from kitlib.evaluation import cell
 from kitlib.experiments import evidence, experiment, results, sweeps, verdicts
 from kitlib.experiments.report import attribution
 from kitlib.experiments.results import Results, as_markdown
-from kitlib.experiments.settings import ComparisonSettings, Experiment, lessons, within
+from kitlib.experiments.settings import ComparisonSettings, Experiment, lessons
 
 FILES = ("README.md", "RESULTS.md")
 RISE = 0.03     # of the accuracy under attack above the clean one, which paper A's experiments 2 to 4 show
@@ -98,7 +99,7 @@ def _standard(entry: verdicts.PaperEntry) -> str:
 def _mechanism(entry: verdicts.PaperEntry) -> str:
     if entry.control is None:
         return ""
-    return f"{entry.mechanism}; {entry.control_is}: {verdicts.cell(verdicts.Answer(**entry.control.model_dump()))}"
+    return f"{entry.mechanism}; {entry.control_is}: {cell(entry.control)}"
 
 
 def deviations(figures: Path, letter: str) -> str:
@@ -225,10 +226,10 @@ def _worst_case(figures: Path, name: str, model: str) -> dict:
                 "attacks": f"audit: {', '.join(found.attacks)}{targeted}", "verdict of the audit": found.verdict.kind}
     found = _read(figures, name)
     headline = found.experiment["evaluation"]["headline"]
-    suite = Experiment.read(found.experiment, name).attacks.as_defined
-    return {"eps": format_epsilon(suite[headline].eps),
+    suite = Experiment.read(found.experiment, name).attacks
+    return {"eps": format_epsilon(suite.as_defined[headline].eps),
             "worst case": _accuracy(found.models[model].worst_case.model_dump()),
-            "attacks": f"no audit; {', '.join(within(suite, headline))}; no targeted attack, which may lower it",
+            "attacks": f"no audit; {', '.join(suite.within(headline))}; no targeted attack, which may lower it",
             "verdict of the audit": ""}
 
 

@@ -5,6 +5,7 @@ import functools
 from pathlib import Path
 
 from kitlib.base.settings import KitError
+from kitlib.evaluation import cell
 from kitlib.experiments import aggregates, experiment, results, verdicts
 from kitlib.experiments.results import Results
 from kitlib.experiments.runs import fingerprint_of
@@ -78,6 +79,6 @@ def _now(name: str, profile: str) -> Experiment | None:
 def measured(entries: Entries) -> str:
     """What was measured as published: over seeds, or of the one run there is."""
     if len(entries) == 1:
-        return verdicts.cell(verdicts.Answer(**next(iter(entries.values())).as_published.model_dump()))
+        return cell(next(iter(entries.values())).as_published)
     spread = aggregates.Spread.of({seed: each.as_published.accuracy for seed, each in entries.items()})
     return f"{aggregates.cell(spread)} runs of {next(iter(entries.values())).images} images"

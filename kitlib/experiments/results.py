@@ -115,7 +115,7 @@ def judge_figure(figure: PaperFigure, results: dict[str, ModelResults], stands_i
     images = min(found.count, model.clean.count)    # of combined images each counts once
     entry = PaperEntry(
         id=figure.id, paper=figure.paper, paper_images=figure.paper_images or paper_images or images, margin=margin,
-        images=images, as_published=_plain(found), as_defined=_answer(measured_for(model, figure.as_defined)),
+        images=images, as_published=_plain(found), as_defined=answer(model, figure.as_defined),
         defined_by=figure.as_defined, one_answer=_one_answer(model, figure.attack, published), mechanism=figure.flaw,
         control=_plain(measured_for(model, figure.control)) if figure.control else None, control_is=figure.control_is,
         rivals={name: _plain(measured_for(model, attack)) if attack else None
@@ -127,8 +127,9 @@ def _plain(measured: Measured) -> Measured:
     return Measured(**measured.model_dump(include=set(Measured.model_fields)))
 
 
-def _answer(measured: Measured) -> Answer:
-    """With distance and success where the attack looks for the nearest adversarial image."""
+def answer(results: ModelResults, attack: str) -> Answer:
+    """As `measured_for`, with distance and success where the attack looks for the nearest adversarial image."""
+    measured = measured_for(results, attack)
     nearest = isinstance(measured, UnderAttack) and measured.settings.get("name") in NEAREST
     more = {"mean_l2": measured.mean_l2, "success_rate": measured.success_rate} if nearest else {}
     return Answer(**_plain(measured).model_dump(), **more)
@@ -225,18 +226,13 @@ def of_run(run: Run, path: Path | None = None) -> Results:
     found = read(path)
     if own:
         run.refuse_other_data(path, found.data.get("identity"), "run its notebooks again")
-    if not _answers(found, run):
+    if not is_current(found, run):
         raise KitError(f"{path} belongs to other settings than experiment '{run.experiment.name}' has now: run its "
                        "notebooks again")
     return judged_anew(found, run.experiment.model_dump(mode="json"), run.experiment.stands_in, path)
 
 
-def answers(run: Run, path: Path) -> bool:
-    """Whether the record `path` is of the run's settings. Raises KitError where it is damaged."""
-    return _answers(read(path), run)
-
-
-def _answers(found: Results, run: Run) -> bool:
+def is_current(found: Results, run: Run) -> bool:
     """Whether results are of the run's settings and figures of the paper. A setting that the kit did not have yet when
     they were made has its default there, so that a new one makes nothing out of date."""
     try:
@@ -253,7 +249,7 @@ def accuracy_table(results: Results) -> pd.DataFrame:
     rows = rows_of(results)
     table = {"under": list(rows)}
     for name, model in results.models.items():
-        table[name] = [verdicts.cell(_answer(measured_for(model, key))) for key in rows.values()]
+        table[name] = [verdicts.cell(answer(model, key)) for key in rows.values()]
     return pd.DataFrame(table)
 
 
@@ -286,7 +282,7 @@ def comparison_table(records: dict[str, dict], comparison: ComparisonSettings) -
     """
     rows = []
     for name, record in records.items():
-        row = {"compared_model": name, "clean": _with_interval(record["clean"])}
+        row = {"compared_model": name, "clean": cell(Measured(**record["clean"]))}
         row["carried over"] = _percent(record["carried_over"])
         row[f"{comparison.headline}, naive"] = _percent(record["naive"])
         for attack, found in record["attacks"].items():
@@ -294,18 +290,13 @@ def comparison_table(records: dict[str, dict], comparison: ComparisonSettings) -
                 row[attack] = _percent(found)
             else:
                 row[f"{attack}: distance (success)"] = _distance(found)
-        row["worst case"] = _with_interval(record["worst_case"])
+        row["worst case"] = cell(Measured(**record["worst_case"]))
         rows.append(row | {part: f"{record[part]['times_plain']:.1f} x" for part in ("training", "inference")})
     return pd.DataFrame(rows)
 
 
 def _percent(record: dict) -> str:
     return f"{100 * record['accuracy']:.1f}"
-
-
-def _with_interval(record: dict) -> str:
-    low, high = record["interval"]
-    return f"{_percent(record)} [{100 * low:.1f}, {100 * high:.1f}] of {record['count']}"
 
 
 def _distance(record: dict) -> str:

@@ -16,16 +16,14 @@ from kitlib.base.files import atomic_folder, read_json, read_yaml, write_json, w
 from kitlib.base.places import REPOSITORY
 from kitlib.base.settings import KitError, Settings, slug, suggestion
 from kitlib.experiments import results, runs
-from kitlib.experiments.aggregates import LEGEND, Group, PaperSpread, accuracy_table, paper_table
+from kitlib.experiments.aggregates import LEGEND, Group, accuracy_table, paper_table
 from kitlib.experiments.batch import Job
 from kitlib.experiments.headless import name_of
 from kitlib.experiments.results import as_markdown
 
 SWEEPS = REPOSITORY / "notebooks" / "sweeps"
 PUBLISHED = REPOSITORY / "figures" / "sweeps"
-CONFIDENCE = 0.95
 MOST_SEEDS = 10_000
-COLUMNS = {"experiment", "under", "baseline", "defended", "figure", "paper"}    # of tables, beside what is varied
 
 
 def _seeds(value: Any) -> Any:
@@ -111,17 +109,15 @@ def names() -> list[str]:
     return sorted(path.stem for path in SWEEPS.glob("*.yaml"))
 
 
-def path_of(name: str) -> Path:
-    """The file of a sweep given by name, or as the path of a YAML file. Raises KitError where there is none."""
-    path = Path(name) if str(name).endswith((".yaml", ".yml")) else SWEEPS / f"{name}.yaml"
-    if not path.is_file():
-        raise KitError(f"there is no sweep '{name}'{suggestion(str(name), names())}")
-    return path.resolve()
-
-
 def load(name: str) -> Sweep:
-    """Read and check a sweep file. Raises KitError for unknown keys and impossible values."""
-    path = path_of(name)
+    """Read and check the sweep of that name, or the YAML file of that path.
+
+    Raises KitError where there is none, and for unknown keys and impossible values.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else SWEEPS / f"{name}.yaml"
+    if not path.is_file():
+        raise KitError(f"there is no sweep '{name}'{suggestion(name, names())}")
+    path = path.resolve()
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise KitError(f"sweep file {path} must be a mapping with the key 'experiment'")
@@ -196,7 +192,7 @@ def _published_records(sweep: Sweep, jobs: list[Job]) -> dict[int, results.Resul
     """Seed by seed, the published records of runs, but for those of other settings than the experiment has now."""
     found = {job.run.seed: (job, PUBLISHED / sweep.name / _record_of(job)) for job in jobs}
     return {seed: results.of_run(job.run, path) for seed, (job, path) in found.items()
-            if path.exists() and results.answers(job.run, path)}
+            if path.exists() and results.is_current(results.read(path), job.run)}
 
 
 def _record_of(job: Job) -> Path:
@@ -246,8 +242,7 @@ def publish(found: Aggregate) -> None:
 def pictures(found: Aggregate) -> dict[str, Figure]:
     """Every combination over its seeds, and, for each axis of the grid with two values or more, the means along it
     (the other axes at their first value)."""
-    titles = {_title(group): group.models for group in found.groups}
-    made = {"seeds": plots.over_seeds(titles)}
+    made = {"seeds": plots.over_seeds({_title(group): group.models for group in found.groups})}
     for experiment, (key, labels) in itertools.product(found.sweep.experiment, found.sweep.grid.items()):
         name = name_of(experiment)
         groups = _along(found, name, key)
@@ -271,21 +266,4 @@ def _title(group: Group) -> str:
 
 def read(path: Path) -> Aggregate:
     """Raises KitError where the file is missing, damaged or does not follow the schema."""
-    found = Aggregate.read(read_json(path), str(path))
-    return found.model_copy(update={"groups": tuple(_judged_anew(group, path.parent) for group in found.groups)})
-
-
-def _judged_anew(group: Group, folder: Path) -> Group:
-    """With today's verdicts, from the records beside an aggregate that an older version wrote."""
-    if all(entry.verdict or entry.why for entry in group.paper):
-        return group
-    records = [results.read(path) for path in sorted(folder.glob("records/*/*/seed*.json"))]
-    records = [found for found in records if found.experiment["name"] == group.experiment]
-
-    def anew(old: PaperSpread) -> PaperSpread:
-        entries = [(found.seed, entry) for found in records for entry in found.paper if entry.id == old.id]
-        measured = dict(zip(old.as_published.seeds, old.as_published.values, strict=True))
-        by_seed = {seed: entry for seed, entry in entries if measured.get(seed) == entry.as_published.accuracy}
-        return PaperSpread.of(by_seed) if by_seed.keys() == measured.keys() else old
-
-    return group.model_copy(update={"paper": tuple(map(anew, group.paper))})
+    return Aggregate.read(read_json(path), str(path))

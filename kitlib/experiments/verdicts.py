@@ -13,8 +13,7 @@ import numpy as np
 from scipy.stats import t
 
 from kitlib.base.settings import Settings
-from kitlib.evaluation import Accuracy, Measured
-from kitlib.evaluation.accuracy import CONFIDENCE
+from kitlib.evaluation import CONFIDENCE, Accuracy, Measured, accuracy
 
 Kind = Literal["compatible", "incompatible", "inconclusive"]
 FEWEST_SEEDS = 3
@@ -183,7 +182,6 @@ def cell(found: Answer) -> str:
     """An accuracy in per cent with its interval and count; of an attack that looks for the nearest adversarial image
     its distance and success, as an accuracy of 0.0 says nothing of it."""
     if found.success_rate is None:
-        low, high = found.interval
-        return f"{100 * found.accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}] of {found.count}"
+        return accuracy.cell(found)
     distance = "none found" if found.mean_l2 is None else f"mean L2 distance {found.mean_l2:.2f}"
     return f"{distance}, success {100 * found.success_rate:.0f} % of {found.count}"
