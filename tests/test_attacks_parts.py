@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from kitlib import attacks
 from kitlib.attacks import base, gradient, minimal, square
-from kitlib.attacks.base import draw, fold, fresh, keep_done, loss_of, margin, retire, seed_tensor
+from kitlib.attacks.base import draw, initial_state, keep_done, loss_of, margin, mark_done, seed_tensor
 
 LOGITS = np.array([[3.0, 1.0, 0.0, -1.0], [1.0, 4.0, 2.0, 2.5], [0.0, 1.0, 5.0, 3.0]], np.float32)
 LABELS = np.array([0, 2, 2], np.int32)
@@ -45,8 +45,7 @@ def test_scores_turn_round_for_a_target_but_not_the_aim():
     assert pgd.hits(tf.constant([0, 1, 2]), LABELS).numpy().tolist() == [False, True, False]
     assert aimed.hits(tf.constant([0, 1, 2]), LABELS).numpy().tolist() == [True, False, True]
     for attack in (attacks.Square(eps=0.1), attacks.CarliniWagnerL2()):
-        of = attack.score if attack.name == "square" else attack._margin
-        assert of(LABELS, LOGITS).numpy() == near(-2, 2, -2)
+        assert attack.score(LABELS, LOGITS).numpy() == near(-2, 2, -2)
     assert attacks.Square(eps=0.1, targeted=True).score(LABELS, LOGITS).numpy() == near(2, -2, 2)
 
 
@@ -64,7 +63,7 @@ def test_steps_have_their_length_however_small_the_gradient(norm, expected):
     attack = attacks.FGSM(eps=0.2, norm=norm)
     for size in (1, 1e-20):
         direction = pixels([4 * size, -3 * size, 0, 1e-9 * size if norm == "linf" else 0])
-        assert flat(attack.uphill(direction, 0.1))[0] == near(*expected)
+        assert flat(attack.steepest_step(direction, 0.1))[0] == near(*expected)
 
 
 @pytest.mark.parametrize("attack, stride", [
@@ -76,7 +75,7 @@ def test_strides(attack, stride):
 
 
 def test_gradients_that_are_no_numbers():
-    found = base.usable(tf.constant([np.nan, INF, -INF, 2.0])).numpy()
+    found = base.finite_gradient(tf.constant([np.nan, INF, -INF, 2.0])).numpy()
     assert found[[0, 3]].tolist() == [0, 2] and np.isfinite(found).all() and found[1] > 1e38 > -1e38 > found[2]
 
 
@@ -84,28 +83,28 @@ def test_gradients_that_are_no_numbers():
 
 def test_the_best_is_kept_by_success_first_then_by_score():
     """Images: one that fools, one with a higher score, one with a lower, one that would lose its success."""
-    state = fresh(pixels([0], [0], [0], [0]), tf.constant([0, 0, 0, 0]))
+    state = initial_state(pixels([0], [0], [0], [0]), tf.constant([0, 0, 0, 0]))
     attack = attacks.PGD(eps=0.1, loss="margin")
     first = tf.constant([[3.0, 0], [3, 0], [3, 0], [0, 1]])
-    state = attack.offer(state, pixels([0.1], [0.1], [0.1], [0.1]), first)
+    state = attack.keep_best(state, pixels([0.1], [0.1], [0.1], [0.1]), first)
     assert flat(state["best"]).ravel() == near(0.1, 0.1, 0.1, 0.1)
     assert state["hit"].numpy().tolist() == [False] * 3 + [True]
     second = tf.constant([[0.0, 0.5], [2, 0], [4, 0], [9, 0]])
-    state = attack.offer(state, pixels([0.2], [0.2], [0.2], [0.2]), second)
+    state = attack.keep_best(state, pixels([0.2], [0.2], [0.2], [0.2]), second)
     assert flat(state["best"]).ravel() == near(0.2, 0.2, 0.1, 0.1)
     assert state["prediction"].numpy().tolist() == [1, 0, 0, 1] and state["score"].numpy() == near(0.5, -2, -3, 1)
     assert state["hit"].numpy().tolist() == [True, False, False, True]
 
 
 def test_unknown_labels_become_the_predictions_and_known_ones_stay():
-    state = attacks.PGD.resolve(fresh(pixels([0], [0], [0]), tf.constant([-1, 0, -1])), LOGITS)
+    state = attacks.PGD.fill_labels(initial_state(pixels([0], [0], [0]), tf.constant([-1, 0, -1])), LOGITS)
     assert state["labels"].numpy().tolist() == [0, 0, 2]
 
 
 def test_done_images_are_left_alone_only_where_that_is_wanted():
-    before = fresh(pixels([0], [0]), tf.constant([0, 0])) | {"hit": tf.constant([True, False])}
-    assert not retire(before, False)["done"].numpy().any()
-    before = retire(before, True)
+    before = initial_state(pixels([0], [0]), tf.constant([0, 0])) | {"hit": tf.constant([True, False])}
+    assert not mark_done(before, False)["done"].numpy().any()
+    before = mark_done(before, True)
     assert before["done"].numpy().tolist() == [True, False]
     after = before | {"best": pixels([1], [1])}
     assert flat(keep_done(before, after, True)["best"]).ravel().tolist() == [0, 1]
@@ -124,17 +123,18 @@ def test_random_numbers_go_with_the_image_not_with_its_place():
     assert draw(plain, seed, tf.random.stateless_uniform).shape == (4, 1, 3, 1)
     assert draw(plain, seed, tf.random.stateless_uniform, 2).shape == (4, 2)
     assert seed_tensor(2**31 + 3).numpy().tolist() == [3, 1] and seed_tensor(3).numpy().tolist() == [3, 0]
-    assert not np.array_equal(fold(seed, 0), fold(seed, 1)) and seed_tensor(None).shape == (2,)
+    assert not np.array_equal(*(tf.random.fold_in(seed, number) for number in (0, 1)))
+    assert seed_tensor(None).shape == (2,)
 
 
 def test_points_are_uniform_in_the_ball():
     """In D dimensions the D-th power of the radius is uniform: its mean is a half and its variance a twelfth."""
     state = {"images": tf.fill((4000, 1, 3, 1), 0.5)}
-    change = flat(attacks.PGD(eps=0.3, norm="l2").in_ball(state, seed_tensor(0)) - state["images"])
+    change = flat(attacks.PGD(eps=0.3, norm="l2").random_in_ball(state, seed_tensor(0)) - state["images"])
     power = (np.linalg.norm(change, axis=1) / 0.3) ** 3
     assert power.max() <= 1 + 1e-5 and power.mean() == pytest.approx(0.5, abs=0.02)
     assert power.var() == pytest.approx(1 / 12, abs=0.005) and change.mean(0) == pytest.approx(np.zeros(3), abs=0.01)
-    change = flat(attacks.PGD(eps=0.3).in_ball(state, seed_tensor(0)) - state["images"])
+    change = flat(attacks.PGD(eps=0.3).random_in_ball(state, seed_tensor(0)) - state["images"])
     assert np.abs(change).max() <= 0.3 + 1e-6 and change.var() == pytest.approx(0.3**2 / 3, rel=0.03)
     assert change.mean(0) == pytest.approx(np.zeros(3), abs=0.01)
 
@@ -169,8 +169,8 @@ def test_apgd_halves_where_the_loss_rarely_rose_or_stands_still():
 
 def test_apgd_remembers_the_top_and_counts_the_rises():
     state = apgd_state(top_loss=[1.0, 1.0], last_loss=[0.0, 3.0], rises=[1.0, 1.0]) | {
-        "at": pixels([0.5], [0.5]), "top": pixels([0.1], [0.1]), "top_gradient": pixels([7], [7])}
-    after = attacks.APGD(eps=0.1)._remember_top(state, pixels([9], [9]), tf.constant([2.0, 0.5]))
+        "iterate": pixels([0.5], [0.5]), "top": pixels([0.1], [0.1]), "top_gradient": pixels([7], [7])}
+    after = attacks.APGD(eps=0.1)._track_highest_loss(state, pixels([9], [9]), tf.constant([2.0, 0.5]))
     assert flat(after["top"]).ravel() == near(0.5, 0.1) and flat(after["top_gradient"]).ravel() == near(9, 7)
     assert after["top_loss"].numpy() == near(2, 1) and after["rises"].numpy() == near(2, 1)
     assert after["last_loss"].numpy() == near(2, 0.5)
@@ -180,7 +180,7 @@ def test_apgd_glides_on_with_a_quarter_of_its_last_move():
     apgd = attacks.APGD(eps=0.3)
     state = {"images": pixels([0.5, 0.5]), "before": pixels([0.42, 0.5]), "stride": tf.constant([0.2])}
     at, direction = pixels([0.5, 0.5]), pixels([1, -1])
-    first, later = (flat(apgd._glide(state, at, direction, tf.constant(number)))[0] for number in (0, 1))
+    first, later = (flat(apgd._momentum_step(state, at, direction, tf.constant(number)))[0] for number in (0, 1))
     assert first == near(0.7, 0.3) and later == near(0.5 + 0.15 + 0.02, 0.35)
 
 
@@ -234,7 +234,7 @@ def test_cw_succeeds_by_its_confidence_and_keeps_the_nearest():
     attack = attacks.CarliniWagnerL2(confidence=1.5)
     assert attack._succeeds(tf.constant([0, 2, 0]), LOGITS).numpy().tolist() == [False, True, True]
     assert attack._succeeds(tf.constant([0, 3, 0]), LOGITS).numpy().tolist() == [False, True, True]    # by exactly 1.5
-    state = fresh(pixels([0], [0], [0]), tf.constant([2, 2, 2])) | {
+    state = initial_state(pixels([0], [0], [0]), tf.constant([2, 2, 2])) | {
         "distance": tf.constant([3.0, 1.0, INF]), "succeeded": tf.fill([3], False),
         "done": tf.constant([False, False, True])}
     logits = tf.constant([[9.0, 0, 0]] * 3)

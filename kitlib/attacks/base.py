@@ -21,8 +21,9 @@ from kitlib.attacks.limits import Region
 from kitlib.base.settings import Epsilon, KitError, Settings, format_epsilon
 
 State = dict[str, tf.Tensor]
-Call = Callable[[tf.Tensor], tf.Tensor]      # pixels -> float32 logits
+ModelFn = Callable[[tf.Tensor], tf.Tensor]      # pixels -> float32 logits
 Norm = Literal["linf", "l2"]
+NORM_NAMES = {"linf": "L-inf", "l2": "L2"}
 LossName = Literal["ce", "margin", "dlr"]
 Steps = Annotated[int, pydantic.Field(ge=1, le=10_000)]
 StepsOrNone = Annotated[int, pydantic.Field(ge=0, le=10_000)]     # 0 makes the control
@@ -56,6 +57,10 @@ class Attack(Settings):
     eager: ClassVar[bool] = False
     # Float fields that the compiled functions take as arguments, so that a sweep compiles once.
     varying: ClassVar[tuple[str, ...]] = ()
+    # Whether the result is simply where the last step led, without comparing candidates.
+    last_only: ClassVar[bool] = False
+    # Steps between two looks at which images are done.
+    block: ClassVar[int] = 1
 
     @pydantic.model_validator(mode="after")
     def _target_is_given(self):
@@ -74,30 +79,20 @@ class Attack(Settings):
         return getattr(self, "steps", 0)
 
     @property
-    def block(self) -> int:
-        """Steps between two looks at which images are done."""
-        return 1
-
-    @property
-    def last_only(self) -> bool:
-        """Whether the result is simply where the last step led, without comparing candidates."""
-        return False
-
-    @property
     def stops(self) -> bool:
         """Whether an image is left alone at its first success even where images are asked for."""
         return getattr(self, "stop_early", False)
 
-    def start(self, call: Call, state: State, seed: tf.Tensor, first: bool) -> State:
-        return state | {"at": state["images"]}
+    def start(self, model_fn: ModelFn, state: State, seed: tf.Tensor, first: bool) -> State:
+        return state | {"iterate": state["images"]}
 
-    def move(self, call: Call, state: State, number: tf.Tensor, seed: tf.Tensor) -> State:
+    def move(self, model_fn: ModelFn, state: State, number: tf.Tensor, seed: tf.Tensor) -> State:
         """One step, the `number`th of this round."""
         return state
 
-    def close(self, call: Call, state: State) -> State:
+    def close(self, model_fn: ModelFn, state: State) -> State:
         """Judge the last candidate, and keep the worst (for the model) seen so far."""
-        return self.offer(state, state["at"], call(state["at"]))
+        return self.keep_best(state, state["iterate"], model_fn(state["iterate"]))
 
     def control(self) -> Attack:
         """The same attack with eps = 0: all its clipping and conversions, no perturbation."""
@@ -118,30 +113,35 @@ class Attack(Settings):
         images = tf.convert_to_tensor(images, tf.float32)
         if images.shape.rank != 4:
             raise KitError(f"images must be N x H x W x C, but their shape is {images.shape}")
-        state = fresh(images, self._labels_to_use(labels, images), self.mask and self.mask.mask(*images.shape[1:3]))
-        call, seed = self.facing(logits_of(model, training), state), seed_tensor(seed)
+        mask = self.mask and self.mask.mask(*images.shape[1:3])
+        state = initial_state(images, self._labels_to_use(labels, images), mask)
+        model_fn, seed = self.model_with_limits(logits_of(model, training), state), seed_tensor(seed)
         for number in range(self.rounds):
-            each = fold(seed, number)
-            state = retire(self.start(call, state, each, first=number == 0), self.stops)
-            state = self.advance(call, state, each, 0, self.length, self.stops, to_the_end=training)
+            each = tf.random.fold_in(seed, number)
+            state = mark_done(self.start(model_fn, state, each, first=number == 0), self.stops)
+            state = self.advance(model_fn, state, each, 0, self.length, self.stops, to_the_end=training)
             if self.last_only:
-                return tf.stop_gradient(self.seen(state["at"], state))
-            state = keep_done(state, self.close(call, state), self.stops)
-        return tf.stop_gradient(self.seen(state["best"], state))
+                return tf.stop_gradient(self.apply_limits(state["iterate"], state))
+            state = keep_done(state, self.close(model_fn, state), self.stops)
+        return tf.stop_gradient(self.apply_limits(state["best"], state))
 
-    def facing(self, call: Call, state: State) -> Call:
-        """The model as the attack meets it: what it is shown is `seen`."""
-        return (lambda at: call(self.seen(at, state))) if self.round or "mask" in state else call
+    def model_with_limits(self, model_fn: ModelFn, state: State) -> ModelFn:
+        """The model as the attack meets it: a candidate is limited before the model sees it."""
+        if not self.round and "mask" not in state:
+            return model_fn
+        return lambda candidate: model_fn(self.apply_limits(candidate, state))
 
-    def seen(self, at: tf.Tensor, state: State) -> tf.Tensor:
+    def apply_limits(self, candidate: tf.Tensor, state: State) -> tf.Tensor:
         """What a candidate comes to: the image itself outside the mask, and whole n/255 where that is asked for."""
         if "mask" in state:
-            at = tf.where(state["mask"], at, state["images"])
-        return at + tf.stop_gradient(self.in_8_bits(at, state["images"]) - at) if self.round else at
+            candidate = tf.where(state["mask"], candidate, state["images"])
+        if not self.round:
+            return candidate
+        return candidate + tf.stop_gradient(self.in_8_bits(candidate, state["images"]) - candidate)
 
-    def in_8_bits(self, at: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+    def in_8_bits(self, candidate: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
         """The nearest pixels of whole n/255."""
-        return limits.whole(at)
+        return limits.round_to_8_bits(candidate)
 
     def _labels_to_use(self, labels, images):
         if self.labels == "predicted":
@@ -151,7 +151,7 @@ class Attack(Settings):
             raise KitError(f"{self.name}: {what}; give `labels`, one an image")
         return tf.cast(labels, tf.int32)
 
-    def advance(self, call: Call, state: State, seed, number, count, stop: bool,
+    def advance(self, model_fn: ModelFn, state: State, seed, number, count, stop: bool,
                 to_the_end: bool = False) -> State:
         """`count` steps from the `number`th, or fewer once every image is done.
 
@@ -163,20 +163,20 @@ class Attack(Settings):
             return state
         number = tf.convert_to_tensor(number)
         if isinstance(count, int) and count == 1:
-            return retire(self.move(call, state, number, seed), stop)
+            return mark_done(self.move(model_fn, state, number, seed), stop)
 
         def goes_on(taken, state):
             return (taken < count) & (to_the_end | ~tf.reduce_all(state["done"]))
 
         def body(taken, state):
-            moved = retire(self.move(call, state, number + taken, seed), stop)
+            moved = mark_done(self.move(model_fn, state, number + taken, seed), stop)
             return taken + 1, keep_done(state, moved, stop)
 
         return tf.while_loop(goes_on, body, [tf.constant(0), state], parallel_iterations=1)[1]
 
-    def offer(self, state: State, candidate: tf.Tensor, logits: tf.Tensor, score=None) -> State:
+    def keep_best(self, state: State, candidate: tf.Tensor, logits: tf.Tensor, score=None) -> State:
         """Keep `candidate` where it beats the best so far: first by fooling the model, then by its loss."""
-        state = self.resolve(state, logits)
+        state = self.fill_labels(state, logits)
         prediction = tf.argmax(logits, 1, output_type=tf.int32)
         hit = self.hits(prediction, state["labels"])
         score = self.score(state["labels"], logits) if score is None else score
@@ -190,9 +190,9 @@ class Attack(Settings):
         }
 
     @staticmethod
-    def resolve(state: State, logits: tf.Tensor) -> State:
+    def fill_labels(state: State, logits: tf.Tensor) -> State:
         """Fill labels that are still unknown with the predictions that `logits` make."""
-        return state | {"labels": known(state["labels"], logits)}
+        return state | {"labels": fill_unknown(state["labels"], logits)}
 
     def hits(self, prediction, labels):
         return prediction == labels if self.targeted else prediction != labels
@@ -202,23 +202,21 @@ class Attack(Settings):
         value = loss_of(getattr(self, "loss", "ce"), labels, logits)
         return -value if self.targeted else value
 
-    def gradient(self, call: Call, state: State, at: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, State]:
+    def gradient(self, model_fn: ModelFn, state: State, iterate: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, State]:
         """Direction that serves the attack; logits from the same pass; the state with its labels known."""
-        seen = {}
+        forward_pass = {}
 
         def loss_fn(labels, logits):
-            seen["logits"] = logits
-            return loss_of(getattr(self, "loss", "ce"), known(labels, logits), logits)
+            forward_pass["logits"] = logits
+            return loss_of(getattr(self, "loss", "ce"), fill_unknown(labels, logits), logits)
 
-        direction = input_gradient(call, loss_fn, at, state["labels"], self.targeted)
-        return direction, seen["logits"], self.resolve(state, seen["logits"])
+        direction = input_gradient(model_fn, loss_fn, iterate, state["labels"], self.targeted)
+        return direction, forward_pass["logits"], self.fill_labels(state, forward_pass["logits"])
 
     def _size(self) -> str:
-        norm = {"linf": "L-inf", "l2": "L2"}[self.norm]
-        size = format_epsilon(self.eps) if self.norm == "linf" else f"{self.eps:.4g}"
-        return f"{norm}, eps {size}"
+        return f"{NORM_NAMES[self.norm]}, eps {written(self.norm, self.eps)}"
 
-    def _whose(self) -> str:
+    def _goal(self) -> str:
         return ("targeted" if self.targeted else f"{self.labels} labels") + self._limits()
 
     def _limits(self) -> str:
@@ -245,16 +243,16 @@ class InBall(Attack):
         """The norm as CleverHans and NumPy write it."""
         return np.inf if self.norm == "linf" else 2
 
-    def project(self, at: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+    def project(self, candidate: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
         """Into the box, then the ball (CleverHans's clip_eta), then the box again for rounding."""
-        inside = tf.clip_by_value(at, 0.0, 1.0)
+        inside = tf.clip_by_value(candidate, 0.0, 1.0)
         return tf.clip_by_value(images + clip_eta(inside - images, self.order, self.eps), 0.0, 1.0)
 
-    def in_8_bits(self, at: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+    def in_8_bits(self, candidate: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
         """The nearest pixels of whole n/255 in the ball."""
-        return limits.whole_within(at, images, self.eps, self.norm)
+        return limits.round_within(candidate, images, self.eps, self.norm)
 
-    def uphill(self, direction: tf.Tensor, length) -> tf.Tensor:
+    def steepest_step(self, direction: tf.Tensor, length) -> tf.Tensor:
         """The step of norm `length` that goes farthest along `direction` (CleverHans's optimize_linear).
 
         For L2 each row is first scaled to a largest entry of one: CleverHans treats a gradient whose
@@ -265,7 +263,7 @@ class InBall(Attack):
             direction = tf.math.divide_no_nan(direction, largest)
         return optimize_linear(direction, length, self.order)
 
-    def in_ball(self, state: State, seed) -> tf.Tensor:
+    def random_in_ball(self, state: State, seed) -> tf.Tensor:
         """A point uniformly at random in the ball, clipped to the box."""
         images = state["images"]
         if self.norm == "linf":
@@ -275,18 +273,18 @@ class InBall(Attack):
         return self.project(images + noise, images)
 
 
-def input_gradient(call: Call, loss_fn: Callable, at, labels, targeted: bool) -> tf.Tensor:
+def input_gradient(model_fn: ModelFn, loss_fn: Callable, iterate, labels, targeted: bool) -> tf.Tensor:
     """CleverHans's gradient of the loss (negated where targeted) for the pixels; zero where there is none or it is no
     number (as below the square root of 0), and the largest number where it is infinite.
 
     CleverHans wraps it in a tf.function of its own, whose cache would hold every model's graph for ever
     and whose inner tensors cannot be had; its plain Python function joins the kit's graph instead.
     """
-    gradient = compute_gradient.python_function(call, loss_fn, at, labels, targeted)
-    return tf.zeros_like(at) if gradient is None else usable(gradient)
+    gradient = compute_gradient.python_function(model_fn, loss_fn, iterate, labels, targeted)
+    return tf.zeros_like(iterate) if gradient is None else finite_gradient(gradient)
 
 
-def usable(gradient: tf.Tensor) -> tf.Tensor:
+def finite_gradient(gradient: tf.Tensor) -> tf.Tensor:
     """Zero where it is no number, and the largest number where it is infinite: one pixel would spoil the rest."""
     gradient = tf.where(tf.math.is_nan(gradient), tf.zeros_like(gradient), gradient)
     return tf.clip_by_value(gradient, gradient.dtype.min, gradient.dtype.max)
@@ -294,14 +292,19 @@ def usable(gradient: tf.Tensor) -> tf.Tensor:
 
 def _in_unit_l2_ball(state: State, seed) -> tf.Tensor:
     """Uniform in the unit ball: a Gaussian direction, and the radius's D-th root law."""
-    directions = draw(state, fold(seed, 1), tf.random.stateless_normal)
-    radii = draw(state, fold(seed, 2), tf.random.stateless_uniform, entries=1)
+    directions = draw(state, tf.random.fold_in(seed, 1), tf.random.stateless_normal)
+    radii = draw(state, tf.random.fold_in(seed, 2), tf.random.stateless_uniform, entries=1)
     norms = tf.sqrt(tf.reduce_sum(directions**2, axis=(1, 2, 3), keepdims=True))
     entries = tf.cast(tf.reduce_prod(tf.shape(directions)[1:]), tf.float32)
     return directions / norms * tf.reshape(radii, (-1, 1, 1, 1)) ** (1 / entries)
 
 
-def fresh(images: tf.Tensor, labels: tf.Tensor, mask: np.ndarray | None = None) -> State:
+def written(norm: Norm, eps: float) -> str:
+    """An epsilon as people write it: 8/255 in L-inf, a distance in pixels in L2."""
+    return format_epsilon(eps) if norm == "linf" else f"{eps:.4g}"
+
+
+def initial_state(images: tf.Tensor, labels: tf.Tensor, mask: np.ndarray | None = None) -> State:
     """The state before anything is known: nothing kept yet, nothing done. mask: bool H x W or N x H x W."""
     rows = tf.shape(images)[:1]
     masked = {} if mask is None else {"mask": tf.broadcast_to(mask[..., None], [*tf.unstack(tf.shape(images))[:3], 1])}
@@ -312,7 +315,7 @@ def fresh(images: tf.Tensor, labels: tf.Tensor, mask: np.ndarray | None = None) 
     }
 
 
-def retire(state: State, stop: bool) -> State:
+def mark_done(state: State, stop: bool) -> State:
     """Mark the images that are fooled already as done, if that is the end of the matter for them."""
     return state | {"done": state["done"] | state["hit"]} if stop else state
 
@@ -324,7 +327,7 @@ def keep_done(before: State, after: State, stop: bool) -> State:
     return {name: choose_rows(before["done"], before[name], value) for name, value in after.items()}
 
 
-def logits_of(model, training: bool = False) -> Call:
+def logits_of(model, training: bool = False) -> ModelFn:
     """The model as a function from pixels to float32 logits."""
     return lambda images: tf.cast(model(images, training=training), tf.float32)
 
@@ -334,7 +337,7 @@ def choose_rows(which: tf.Tensor, then: tf.Tensor, otherwise: tf.Tensor) -> tf.T
     return tf.where(tf.reshape(which, [-1] + [1] * (then.shape.rank - 1)), then, otherwise)
 
 
-def known(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+def fill_unknown(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return tf.where(labels == UNKNOWN, tf.argmax(logits, 1, output_type=tf.int32), labels)
 
 
@@ -372,10 +375,6 @@ def seed_tensor(seed: Any) -> tf.Tensor:
     return tf.cast(seed, tf.int32)
 
 
-def fold(seed: tf.Tensor, number) -> tf.Tensor:
-    return tf.random.fold_in(seed, number)
-
-
 def draw(state: State, seed: tf.Tensor, sampler: Callable, entries: int | None = None) -> tf.Tensor:
     """Random numbers, `entries` an image or as many as the image has.
 
@@ -389,5 +388,6 @@ def draw(state: State, seed: tf.Tensor, sampler: Callable, entries: int | None =
     if entries is not None:
         return tf.gather(sampler([1024, entries], seed), state["ids"] % 1024)
     shape = tf.shape(state["images"])[1:]
-    drawn = tf.map_fn(lambda i: sampler(shape, fold(seed, i)), state["ids"], fn_output_signature=tf.float32)
+    drawn = tf.map_fn(lambda number: sampler(shape, tf.random.fold_in(seed, number)), state["ids"],
+                      fn_output_signature=tf.float32)
     return tf.ensure_shape(drawn, [None, *state["images"].shape[1:]])

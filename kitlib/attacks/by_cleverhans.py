@@ -12,7 +12,7 @@ from cleverhans.tf2.attacks.madry_et_al import madry_et_al
 from cleverhans.tf2.attacks.momentum_iterative_method import momentum_iterative_method
 from cleverhans.tf2.attacks.projected_gradient_descent import projected_gradient_descent
 
-from kitlib.attacks.base import Call, InBall, State, Steps
+from kitlib.attacks.base import InBall, ModelFn, State, Steps
 from kitlib.base.settings import Epsilon
 
 _ONE_STEP = {"fast_gradient_method": fast_gradient_method}
@@ -42,6 +42,8 @@ class CleverHans(InBall):
     steps: Steps = 10
     step: Epsilon | None = None
     eager: ClassVar[bool] = True
+    length: ClassVar[int] = 0        # CleverHans makes all steps by itself
+    last_only: ClassVar[bool] = True
 
     @pydantic.field_validator("attack")
     @classmethod
@@ -52,31 +54,24 @@ class CleverHans(InBall):
             raise ValueError(f"CleverHans has no attack '{name}' for TensorFlow; known: {', '.join(WORKING)}")
         return name
 
-    @property
-    def length(self) -> int:
-        return 0        # CleverHans makes all steps by itself
-
-    @property
-    def last_only(self) -> bool:
-        return True
-
-    def start(self, call: Call, state: State, seed: tf.Tensor, first: bool) -> State:
+    def start(self, model_fn: ModelFn, state: State, seed: tf.Tensor, first: bool) -> State:
         images, eps = state["images"], float(self.eps)
         if self.labels == "predicted":
-            state = self.resolve(state, call(images))
+            state = self.fill_labels(state, model_fn(images))
         if tf.executing_eagerly():
             tf.random.set_seed(int(tf.reduce_sum(tf.cast(seed, tf.int64)) % 2**31))
         common = {"clip_min": 0.0, "clip_max": 1.0, "y": state["labels"], "targeted": self.targeted}
         if eps == 0:
-            at = images     # some of its attacks refuse it
+            iterate = images     # some of its attacks refuse it
         elif self.attack in _ONE_STEP:
-            at = fast_gradient_method(call, images, eps, self.order, **common)
+            iterate = fast_gradient_method(model_fn, images, eps, self.order, **common)
         else:
             step = min(float(2.5 * eps / self.steps if self.step is None else self.step), eps)
-            at = WORKING[self.attack](call, images, eps, step, self.steps, self.order, sanity_checks=False, **common)
+            iterate = WORKING[self.attack](model_fn, images, eps, step, self.steps, self.order, sanity_checks=False,
+                                           **common)
         # CleverHans's clipping may end a rounding error beyond the ball.
-        return state | {"at": self.project(tf.convert_to_tensor(at, tf.float32), images)}
+        return state | {"iterate": self.project(tf.convert_to_tensor(iterate, tf.float32), images)}
 
     def __str__(self) -> str:
         steps = "" if self.attack in _ONE_STEP else f", {self.steps} steps"
-        return f"CleverHans's {self.attack}({self._size()}{steps}, {self._whose()})"
+        return f"CleverHans's {self.attack}({self._size()}{steps}, {self._goal()})"

@@ -5,7 +5,7 @@ import keras
 import numpy as np
 
 from kitlib.attacks.base import Attack
-from kitlib.attacks.limits import is_whole
+from kitlib.attacks.limits import is_8_bit
 from kitlib.base.settings import KitError, first_line
 from kitlib.models import NOT_FINITE, pixels_to_logits
 from kitlib.models.wiring import LOGITS_NEEDED
@@ -52,7 +52,7 @@ def check_mask(attack: Attack, mask, images: np.ndarray, first: int) -> np.ndarr
     images: those from number `first` on. Raises KitError for a mask that does not fit them, and for a rounded attack
     within an L2 distance of images that are not in whole n/255: what is nearest to them in 8 bits may lie outside.
     """
-    if attack.round and getattr(attack, "norm", "") == "l2" and hasattr(attack, "eps") and not is_whole(images):
+    if attack.round and getattr(attack, "norm", "") == "l2" and hasattr(attack, "eps") and not is_8_bit(images):
         raise KitError(f"{attack}: in L2, 'round' needs images in whole n/255: round them first")
     if mask is None:
         mask = None if attack.mask is None else attack.mask.mask(*images.shape[1:3])

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from kitlib.attacks.base import UNKNOWN, Attack, State, fold, fresh, logits_of, retire, seed_tensor
+from kitlib.attacks.base import UNKNOWN, Attack, State, initial_state, logits_of, mark_done, seed_tensor
 from kitlib.attacks.checks import check_images, check_labels, check_mask, check_model
 from kitlib.base.settings import KitError
 from kitlib.models import NOT_FINITE, exact_float32
@@ -144,20 +144,20 @@ class _Compiled:
         def ready(state, numbers):
             """The attack with these numbers, and the model as it meets it."""
             asked = attack.model_copy(update=numbers)
-            return asked, asked.facing(logits, state)
+            return asked, asked.model_with_limits(logits, state)
 
         def start(state, numbers, seed, first):
-            asked, call = ready(state, numbers)
-            return retire(asked.start(call, state, seed, first), stop)
+            asked, model_fn = ready(state, numbers)
+            return mark_done(asked.start(model_fn, state, seed, first), stop)
 
         def advance(state, numbers, seed, number, count):
-            asked, call = ready(state, numbers)
+            asked, model_fn = ready(state, numbers)
             count = count if attack.block > 1 else 1       # known beforehand, so that no loop is built
-            return asked.advance(call, state, seed, number, count, stop)
+            return asked.advance(model_fn, state, seed, number, count, stop)
 
         def close(state, numbers):
-            asked, call = ready(state, numbers)
-            return retire(asked.close(call, state), stop)
+            asked, model_fn = ready(state, numbers)
+            return mark_done(asked.close(model_fn, state), stop)
 
         traced = (lambda function: function) if attack.eager else _AnyBatch
         self.start, self.advance, self.close = traced(start), traced(advance), traced(close)
@@ -220,14 +220,14 @@ class _Work:
         ]
 
     def _first_state(self, images, labels, mask, ids) -> State:
-        unknown = self.attack.labels == "predicted"
-        state = fresh(tf.constant(images), tf.constant(np.full_like(labels, UNKNOWN) if unknown else labels), mask)
+        given = np.full_like(labels, UNKNOWN) if self.attack.labels == "predicted" else labels
+        state = initial_state(tf.constant(images), tf.constant(given), mask)
         return state | {"ids": tf.constant(ids, tf.int64)}
 
     def go(self, seed: tf.Tensor) -> dict:
         attack, functions = self.attack, self.functions
         for number in range(attack.rounds):
-            each = fold(seed, number)
+            each = tf.random.fold_in(seed, number)
             self._all(functions.start, each, number == 0)
             for first in range(0, attack.length, attack.block):
                 count = min(attack.block, attack.length - first)
@@ -256,7 +256,7 @@ class _Work:
             raise KitError(f"for image number {bad[0] + self.offset} as {self.attack} leaves it {NOT_FINITE}")
         self.result["predictions"][rows] = state["prediction"].numpy()
         self.result["found"][rows] = state["hit"].numpy()
-        best = self.attack.seen(state["best"], state)
+        best = self.attack.apply_limits(state["best"], state)
         change = (best - state["images"]).numpy().reshape(len(rows), -1)
         self.result["l2"][rows] = np.linalg.norm(change, axis=1)
         self.result["linf"][rows] = np.abs(change).max(axis=1)

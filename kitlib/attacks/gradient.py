@@ -8,18 +8,27 @@ import numpy as np
 import pydantic
 import tensorflow as tf
 
-from kitlib.attacks.base import Attack, Call, InBall, LossName, NotNegative, Restarts, State, Steps, choose_rows, draw
-from kitlib.base.settings import Epsilon, format_epsilon
+from kitlib.attacks.base import (
+    Attack,
+    InBall,
+    LossName,
+    ModelFn,
+    NotNegative,
+    Restarts,
+    State,
+    Steps,
+    choose_rows,
+    draw,
+    written,
+)
+from kitlib.base.settings import Epsilon
 
 
 class Clean(Attack):
     """No attack: clean accuracy through the same interface."""
 
     name: Literal["none"] = "none"
-
-    @property
-    def last_only(self) -> bool:
-        return True
+    last_only: ClassVar[bool] = True
 
     def control(self) -> Clean:
         return self
@@ -44,16 +53,16 @@ class Noise(InBall):
     def last_only(self) -> bool:
         return self.restarts == 1
 
-    def start(self, call: Call, state: State, seed: tf.Tensor, first: bool) -> State:
+    def start(self, model_fn: ModelFn, state: State, seed: tf.Tensor, first: bool) -> State:
         if self.labels == "predicted":
-            state = self.resolve(state, call(state["images"]))
+            state = self.fill_labels(state, model_fn(state["images"]))
         if self.kind == "uniform":
-            return state | {"at": self.in_ball(state, seed)}
+            return state | {"iterate": self.random_in_ball(state, seed)}
         direction = draw(state, seed, tf.random.stateless_normal)
         if self.kind == "sign":
             direction = tf.where(direction < 0, -1.0, 1.0)
-        scaled = self.eps * direction if self.norm == "linf" else self.uphill(direction, self.eps)
-        return state | {"at": self.project(state["images"] + scaled, state["images"])}
+        scaled = self.eps * direction if self.norm == "linf" else self.steepest_step(direction, self.eps)
+        return state | {"iterate": self.project(state["images"] + scaled, state["images"])}
 
     def __str__(self) -> str:
         times = f", worst of {self.restarts}" if self.restarts > 1 else ""
@@ -68,25 +77,19 @@ class FGSM(InBall):
     """
 
     name: Literal["fgsm"] = "fgsm"
+    length: ClassVar[int] = 1
+    last_only: ClassVar[bool] = True
 
-    @property
-    def length(self) -> int:
-        return 1
-
-    @property
-    def last_only(self) -> bool:
-        return True
-
-    def move(self, call: Call, state: State, number: tf.Tensor, seed: tf.Tensor) -> State:
-        direction, _, state = self.gradient(call, state, state["at"])
-        return state | {"at": self.step_from_gradient(state["images"], direction)}
+    def move(self, model_fn: ModelFn, state: State, number: tf.Tensor, seed: tf.Tensor) -> State:
+        direction, _, state = self.gradient(model_fn, state, state["iterate"])
+        return state | {"iterate": self.step_from_gradient(state["images"], direction)}
 
     def step_from_gradient(self, images, gradient):
         """Where the step leads, given the gradient of the loss for the pixels (which training has anyway)."""
-        return self.project(images + self.uphill(gradient, self.eps), images)
+        return self.project(images + self.steepest_step(gradient, self.eps), images)
 
     def __str__(self) -> str:
-        return f"FGSM({self._size()}, {self._whose()})"
+        return f"FGSM({self._size()}, {self._goal()})"
 
 
 class PGD(InBall):
@@ -129,40 +132,39 @@ class PGD(InBall):
     def last_only(self) -> bool:
         return self.keep == "last" and self.restarts == 1
 
-    def start(self, call: Call, state: State, seed: tf.Tensor, first: bool) -> State:
+    def start(self, model_fn: ModelFn, state: State, seed: tf.Tensor, first: bool) -> State:
         if not self.random_start:
-            return state | {"at": state["images"]} | self._memory(state)
+            return state | {"iterate": state["images"]} | self._initial_momentum(state)
         if first and self.keep == "best":
-            state = self.offer(state, state["images"], call(state["images"]))
+            state = self.keep_best(state, state["images"], model_fn(state["images"]))
         elif first and self.labels == "predicted":
-            state = self.resolve(state, call(state["images"]))
-        return state | {"at": self.in_ball(state, seed)} | self._memory(state)
+            state = self.fill_labels(state, model_fn(state["images"]))
+        return state | {"iterate": self.random_in_ball(state, seed)} | self._initial_momentum(state)
 
-    def move(self, call: Call, state: State, number: tf.Tensor, seed: tf.Tensor) -> State:
-        at = state["at"]
-        direction, logits, state = self.gradient(call, state, at)
+    def move(self, model_fn: ModelFn, state: State, number: tf.Tensor, seed: tf.Tensor) -> State:
+        iterate = state["iterate"]
+        direction, logits, state = self.gradient(model_fn, state, iterate)
         if self.keep == "best":
-            state = self.offer(state, at, logits)
-        state = self._remember(state, direction)
-        moved = at + self.uphill(state.get("momentum", direction), self.stride)
-        return state | {"at": self.project(moved, state["images"])}
+            state = self.keep_best(state, iterate, logits)
+        state = self._update_momentum(state, direction)
+        moved = iterate + self.steepest_step(state.get("momentum", direction), self.stride)
+        return state | {"iterate": self.project(moved, state["images"])}
 
     def control(self) -> PGD:
         return self.model_copy(update={"eps": 0.0, "step": 0.0})
 
-    def _memory(self, state: State) -> State:
+    def _initial_momentum(self, state: State) -> State:
         return {}
 
-    def _remember(self, state: State, direction: tf.Tensor) -> State:
+    def _update_momentum(self, state: State, direction: tf.Tensor) -> State:
         return state
 
     def __str__(self) -> str:
-        size = format_epsilon(self.stride) if self.norm == "linf" else f"{self.stride:.4g}"
-        parts = [self._size(), f"step {size}", f"{self.steps} steps"]
+        parts = [self._size(), f"step {written(self.norm, self.stride)}", f"{self.steps} steps"]
         if self.random_start:
             parts += ["random start", f"{self.restarts} restart{'s' * (self.restarts > 1)}"]
         parts += [f"{self.loss} loss"] * (self.loss != "ce") + ["last step"] * (self.keep == "last")
-        return f"{self.title}({', '.join([*parts, self._whose()])})"
+        return f"{self.title}({', '.join([*parts, self._goal()])})"
 
 
 class MIM(PGD):
@@ -182,10 +184,10 @@ class MIM(PGD):
     def stride(self):
         return self.eps / self.steps if self.step is None else self.step
 
-    def _memory(self, state: State) -> State:
+    def _initial_momentum(self, state: State) -> State:
         return {"momentum": tf.zeros_like(state["images"])}
 
-    def _remember(self, state: State, direction: tf.Tensor) -> State:
+    def _update_momentum(self, state: State, direction: tf.Tensor) -> State:
         size = tf.reduce_sum(tf.abs(direction), axis=(1, 2, 3), keepdims=True)
         return state | {"momentum": self.decay * state["momentum"] + tf.math.divide_no_nan(direction, size)}
 
@@ -208,32 +210,32 @@ class APGD(InBall):
     def _makes_sense(self):
         return _dlr_is_untargeted(self)
 
-    def start(self, call: Call, state: State, seed: tf.Tensor, first: bool) -> State:
+    def start(self, model_fn: ModelFn, state: State, seed: tf.Tensor, first: bool) -> State:
         if first:
-            state = self.offer(state, state["images"], call(state["images"]))
-        at, rows = self.in_ball(state, seed), tf.shape(state["images"])[:1]
+            state = self.keep_best(state, state["images"], model_fn(state["images"]))
+        iterate, rows = self.random_in_ball(state, seed), tf.shape(state["images"])[:1]
         return state | {
-            "at": at, "before": at, "stride": tf.zeros(rows) + 2 * self.eps,
-            "top": at, "top_gradient": tf.zeros_like(at), "top_loss": tf.fill(rows, -np.inf),
+            "iterate": iterate, "before": iterate, "stride": tf.zeros(rows) + 2 * self.eps,
+            "top": iterate, "top_gradient": tf.zeros_like(iterate), "top_loss": tf.fill(rows, -np.inf),
             "last_loss": tf.fill(rows, np.inf), "rises": tf.fill(rows, 0.0),
             "checked_loss": tf.fill(rows, -np.inf), "halved": tf.fill(rows, True),
         }
 
-    def move(self, call: Call, state: State, number: tf.Tensor, seed: tf.Tensor) -> State:
-        at = state["at"]
-        direction, logits, state = self.gradient(call, state, at)
+    def move(self, model_fn: ModelFn, state: State, number: tf.Tensor, seed: tf.Tensor) -> State:
+        iterate = state["iterate"]
+        direction, logits, state = self.gradient(model_fn, state, iterate)
         loss = self.score(state["labels"], logits)
-        state = self._remember_top(self.offer(state, at, logits, loss), direction, loss)
+        state = self._track_highest_loss(self.keep_best(state, iterate, logits, loss), direction, loss)
         halve, state = self._check(state, number)
-        at = choose_rows(halve, state["top"], at)
+        iterate = choose_rows(halve, state["top"], iterate)
         direction = choose_rows(halve, state["top_gradient"], direction)
-        return state | {"at": self._glide(state, at, direction, number), "before": at}
+        return state | {"iterate": self._momentum_step(state, iterate, direction, number), "before": iterate}
 
-    def _remember_top(self, state: State, direction, loss) -> State:
+    def _track_highest_loss(self, state: State, direction, loss) -> State:
         """The point of highest loss, and how often the loss rose."""
         higher = loss > state["top_loss"]
         return state | {
-            "top": choose_rows(higher, state["at"], state["top"]),
+            "top": choose_rows(higher, state["iterate"], state["top"]),
             "top_gradient": choose_rows(higher, direction, state["top_gradient"]),
             "top_loss": tf.where(higher, loss, state["top_loss"]),
             "rises": state["rises"] + tf.cast(loss > state["last_loss"], tf.float32),
@@ -254,17 +256,17 @@ class APGD(InBall):
             "rises": tf.where(checks, 0.0, state["rises"]),
         }
 
-    def _glide(self, state: State, at, direction, number) -> tf.Tensor:
+    def _momentum_step(self, state: State, iterate, direction, number) -> tf.Tensor:
         """A projected step, three quarters of it after the first, and a quarter of the last move."""
-        images = state["images"]
-        there = self.project(at + self.uphill(direction, tf.reshape(state["stride"], (-1, 1, 1, 1))), images)
+        images, stride = state["images"], tf.reshape(state["stride"], (-1, 1, 1, 1))
+        there = self.project(iterate + self.steepest_step(direction, stride), images)
         share = tf.where(number == 0, 1.0, 0.75)
-        return self.project(at + share * (there - at) + (1 - share) * (at - state["before"]), images)
+        return self.project(iterate + share * (there - iterate) + (1 - share) * (iterate - state["before"]), images)
 
     def __str__(self) -> str:
         loss = {"ce": "cross-entropy", "dlr": "DLR loss", "margin": "margin loss"}[self.loss]
         starts = f"{self.restarts} restart{'s' * (self.restarts > 1)}"
-        return f"APGD({self._size()}, {self.steps} steps, {starts}, {loss}, {self._whose()})"
+        return f"APGD({self._size()}, {self.steps} steps, {starts}, {loss}, {self._goal()})"
 
 
 def checkpoints(steps: int) -> list[int]:

@@ -35,25 +35,25 @@ class Region(Settings):
         return f"{self.height} x {self.width} pixels from row {self.top}, column {self.left}"
 
 
-def is_whole(images: np.ndarray) -> bool:
+def is_8_bit(images: np.ndarray) -> bool:
     """Whether all pixels are whole n/255."""
     return bool(np.abs(LEVELS * images - np.round(LEVELS * images)).max() <= ROUNDED)
 
 
-def whole(at: tf.Tensor) -> tf.Tensor:
+def round_to_8_bits(pixels: tf.Tensor) -> tf.Tensor:
     """The nearest pixels of whole n/255."""
-    return tf.round(LEVELS * tf.clip_by_value(at, 0.0, 1.0)) / LEVELS
+    return tf.round(LEVELS * tf.clip_by_value(pixels, 0.0, 1.0)) / LEVELS
 
 
-def whole_within(at: tf.Tensor, images: tf.Tensor, eps, norm: str) -> tf.Tensor:
+def round_within(pixels: tf.Tensor, images: tf.Tensor, eps, norm: str) -> tf.Tensor:
     """The nearest pixels of whole n/255 in the ball. In L2 they are rounded towards the image where the nearest lie
     outside, which stays inside for images that are in whole n/255 themselves."""
-    nearest = whole(at)
+    nearest = round_to_8_bits(pixels)
     if norm == "linf":
         low = tf.math.ceil(LEVELS * (images - eps) - ROUNDED) / LEVELS
         high = tf.floor(LEVELS * (images + eps) + ROUNDED) / LEVELS
-        return tf.where(low <= high, tf.clip_by_value(nearest, low, high), whole(images))
-    levels = LEVELS * at
-    towards = tf.where(at > images, tf.floor(levels + ROUNDED), tf.math.ceil(levels - ROUNDED)) / LEVELS
+        return tf.where(low <= high, tf.clip_by_value(nearest, low, high), round_to_8_bits(images))
+    levels = LEVELS * pixels
+    towards = tf.where(pixels > images, tf.floor(levels + ROUNDED), tf.math.ceil(levels - ROUNDED)) / LEVELS
     far = tf.reduce_sum((nearest - images) ** 2, axis=(1, 2, 3), keepdims=True) > eps**2
     return tf.where(far, towards, nearest)

@@ -9,16 +9,17 @@ import pydantic
 import tensorflow as tf
 
 from kitlib.attacks.base import (
+    NORM_NAMES,
     Attack,
-    Call,
+    LossName,
+    ModelFn,
     Norm,
     NotNegative,
     Positive,
     State,
     StepsOrNone,
     choose_rows,
-    margin,
-    usable,
+    finite_gradient,
 )
 
 SQUEEZE = 0.999999      # keeps arctanh finite at pixels 0 and 1
@@ -60,6 +61,7 @@ class CarliniWagnerL2(Attack):
     steps: StepsOrNone = 1000
     constant: Positive = 1e-3
     abort_early: bool = True
+    loss: ClassVar[LossName] = "margin"
     first_success_suffices: ClassVar[bool] = False
     varying: ClassVar[tuple[str, ...]] = ("confidence", "learning_rate", "constant")
 
@@ -79,12 +81,12 @@ class CarliniWagnerL2(Attack):
         """No step: into tanh space and back."""
         return self.model_copy(update={"steps": 0})
 
-    def start(self, call: Call, state: State, seed: tf.Tensor, first: bool) -> State:
+    def start(self, model_fn: ModelFn, state: State, seed: tf.Tensor, first: bool) -> State:
         images = state["images"]
         if self.length == 0:
-            return state | {"at": from_tanh(to_tanh(images))}
-        logits = call(images)
-        state = self.resolve(state, logits)
+            return state | {"iterate": from_tanh(to_tanh(images))}
+        logits = model_fn(images)
+        state = self.fill_labels(state, logits)
         succeeded = self._succeeds(state["labels"], logits)
         rows = tf.shape(images)[:1]
         return state | {
@@ -98,34 +100,30 @@ class CarliniWagnerL2(Attack):
             "lowest_loss": tf.fill(rows, np.inf), "waited": tf.fill(rows, 0), "succeeded": tf.fill(rows, False),
         }
 
-    def move(self, call: Call, state: State, number: tf.Tensor, seed: tf.Tensor) -> State:
+    def move(self, model_fn: ModelFn, state: State, number: tf.Tensor, seed: tf.Tensor) -> State:
         """One Adam iteration of every image, each in its own search."""
-        candidate, logits, loss, distance, gradient = self._evaluate(call, state)
+        candidate, logits, loss, distance, gradient = self._evaluate(model_fn, state)
         state = self._keep_nearest(state, candidate, logits, distance)
         state = self._descend(state, gradient)
         return self._next_search(state, loss)
 
-    def close(self, call: Call, state: State) -> State:
+    def close(self, model_fn: ModelFn, state: State) -> State:
         """Nothing is left to judge: the best of each image was kept as it was found."""
-        return super().close(call, state) if self.length == 0 else state
-
-    def _margin(self, labels, logits):
-        """How far the attack has got, in logits: positive is success."""
-        return -margin(labels, logits) if self.targeted else margin(labels, logits)
+        return super().close(model_fn, state) if self.length == 0 else state
 
     def _succeeds(self, labels, logits):
         prediction = tf.argmax(logits, 1, output_type=tf.int32)
-        return self.hits(prediction, labels) & (self._margin(labels, logits) >= self.confidence)
+        return self.hits(prediction, labels) & (self.score(labels, logits) >= self.confidence)
 
-    def _evaluate(self, call: Call, state: State):
+    def _evaluate(self, model_fn: ModelFn, state: State):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(state["w"])
             candidate = from_tanh(state["w"])
-            logits = call(candidate)
+            logits = model_fn(candidate)
             distance = squared_distance(candidate, state["images"])
-            shortfall = tf.maximum(self.confidence - self._margin(state["labels"], logits), 0.0)
+            shortfall = tf.maximum(self.confidence - self.score(state["labels"], logits), 0.0)
             loss = distance + state["c"] * shortfall
-        return candidate, logits, loss, distance, usable(tape.gradient(loss, state["w"]))
+        return candidate, logits, loss, distance, finite_gradient(tape.gradient(loss, state["w"]))
 
     def _keep_nearest(self, state: State, candidate, logits, distance) -> State:
         succeeds = self._succeeds(state["labels"], logits) & ~state["done"]
@@ -168,7 +166,7 @@ class CarliniWagnerL2(Attack):
     def __str__(self) -> str:
         sure = f", confidence {self.confidence:g}" if self.confidence else ""
         return (f"C&W L2({self.search_steps} searches of {self.steps} steps, Adam {self.learning_rate:g}, "
-                f"c from {self.constant:g}{sure}, {self._whose()})")
+                f"c from {self.constant:g}{sure}, {self._goal()})")
 
 
 class DeepFool(Attack):
@@ -193,44 +191,45 @@ class DeepFool(Attack):
         """No step: the clipping alone."""
         return self.model_copy(update={"steps": 0})
 
-    def start(self, call: Call, state: State, seed: tf.Tensor, first: bool) -> State:
-        logits = call(state["images"])
-        state = self.resolve(state, logits) | {"total": tf.zeros_like(state["images"])}
+    def start(self, model_fn: ModelFn, state: State, seed: tf.Tensor, first: bool) -> State:
+        logits = model_fn(state["images"])
+        state = self.fill_labels(state, logits) | {"total": tf.zeros_like(state["images"])}
         return state | {"prediction": tf.argmax(logits, 1, output_type=tf.int32)}
 
-    def move(self, call: Call, state: State, number: tf.Tensor, seed: tf.Tensor) -> State:
-        at = self._candidate(state)
-        logits, gaps, slopes = self._linearise(call, at, state["labels"])
-        state = self._keep_success(state, at, logits)
+    def move(self, model_fn: ModelFn, state: State, number: tf.Tensor, seed: tf.Tensor) -> State:
+        iterate = self._candidate(state)
+        logits, gaps, slopes = self._linearise(model_fn, iterate, state["labels"])
+        state = self._keep_success(state, iterate, logits)
         return state | {"total": state["total"] + self._to_nearest_boundary(gaps, slopes)}
 
-    def close(self, call: Call, state: State) -> State:
-        at = self._candidate(state)
-        return self._keep_success(state, at, call(at))
+    def close(self, model_fn: ModelFn, state: State) -> State:
+        iterate = self._candidate(state)
+        return self._keep_success(state, iterate, model_fn(iterate))
 
     def _candidate(self, state: State) -> tf.Tensor:
         return tf.clip_by_value(state["images"] + (1 + self.overshoot) * state["total"], 0.0, 1.0)
 
-    def _keep_success(self, state: State, at, logits) -> State:
+    def _keep_success(self, state: State, iterate, logits) -> State:
         prediction = tf.argmax(logits, 1, output_type=tf.int32)
         new = self.hits(prediction, state["labels"]) & ~state["done"]
         return state | {
-            "best": choose_rows(new, at, state["best"]),
+            "best": choose_rows(new, iterate, state["best"]),
             "prediction": tf.where(new, prediction, state["prediction"]),
             "hit": state["hit"] | new, "done": state["done"] | new,
         }
 
-    def _linearise(self, call: Call, at, labels):
+    def _linearise(self, model_fn: ModelFn, iterate, labels):
         """Logits, and for each rival class how far it is behind the label, with the gradient of that."""
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-            tape.watch(at)
-            logits = call(at)
+            tape.watch(iterate)
+            logits = model_fn(iterate)
             mine = tf.one_hot(labels, logits.shape[-1], on_value=True, off_value=False)
             others = tf.where(mine, -np.inf, logits)
             rivals = tf.math.top_k(others, min(self.candidates, logits.shape[-1]) - 1).values
             label = tf.gather(logits, labels, batch_dims=1)
             gaps = [rival - label for rival in tf.unstack(rivals, axis=1)]
-        return logits, gaps, [usable(tape.gradient(gap, at, unconnected_gradients="zero")) for gap in gaps]
+        slopes = [finite_gradient(tape.gradient(gap, iterate, unconnected_gradients="zero")) for gap in gaps]
+        return logits, gaps, slopes
 
     def _to_nearest_boundary(self, gaps, slopes) -> tf.Tensor:
         sizes = tf.stack([_dual_norm(slope, self.norm) for slope in slopes], 1)
@@ -244,8 +243,7 @@ class DeepFool(Attack):
         return length * tf.math.divide_no_nan(slope, tf.reshape(_dual_norm(slope, "l2"), (-1, 1, 1, 1)))
 
     def __str__(self) -> str:
-        norm = {"linf": "L-inf", "l2": "L2"}[self.norm]
-        return f"DeepFool({norm}, {self.steps} steps, overshoot {self.overshoot:g}, {self._whose()})"
+        return f"DeepFool({NORM_NAMES[self.norm]}, {self.steps} steps, overshoot {self.overshoot:g}, {self._goal()})"
 
 
 def _dual_norm(slope, norm: Norm) -> tf.Tensor:

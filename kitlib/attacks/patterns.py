@@ -83,7 +83,7 @@ def _shape(images: np.ndarray, eps, patch) -> tuple[int, ...]:
 
 def _ascent(model, patch, targeted: bool):
     """The sign of the gradient of the mean loss for the pattern, compiled."""
-    call = logits_of(model)
+    model_fn = logits_of(model)
 
     def loss_fn(labels, logits):
         return loss_of("ce", labels, logits) if targeted else tf.minimum(loss_of("ce", labels, logits), ENOUGH)
@@ -98,7 +98,8 @@ def _ascent(model, patch, targeted: bool):
 
     @tf.function(autograph=False, reduce_retracing=True)
     def ascend(pattern, images, labels, corners):
-        return tf.sign(input_gradient(lambda at: call(shown(at, images, corners)), loss_fn, pattern, labels, targeted))
+        return tf.sign(input_gradient(lambda given: model_fn(shown(given, images, corners)), loss_fn, pattern, labels,
+                                      targeted))
 
     return ascend
 

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 import tensorflow as tf
 
-from kitlib.attacks.base import Attack, Call, NotNegative, Positive, State, StepsOrNone, choose_rows
+from kitlib.attacks.base import Attack, ModelFn, NotNegative, Positive, State, StepsOrNone, choose_rows
 from kitlib.attacks.minimal import adam
 from kitlib.base.settings import Epsilon, format_epsilon
 from kitlib.models import IMAGENET, Normalisation
@@ -21,19 +21,13 @@ class _OneStep(Attack):
     """z + length * sign(gradient of the cross-entropy with respect to z), then clipped."""
 
     normalisation: Normalisation = Normalisation()
+    length: ClassVar[int] = 1
+    last_only: ClassVar[bool] = True
 
-    @property
-    def length(self) -> int:
-        return 1
-
-    @property
-    def last_only(self) -> bool:
-        return True
-
-    def _along_sign(self, call: Call, state: State, distance, clip) -> State:
+    def _along_sign(self, model_fn: ModelFn, state: State, distance, clip) -> State:
         z = self.normalisation.to_normalised(state["images"])
-        gradient, _, state = self.gradient(lambda z: call(self.normalisation.to_pixels(z)), state, z)
-        return state | {"at": self._stepped(state["images"], gradient, distance, clip)}
+        gradient, _, state = self.gradient(lambda z: model_fn(self.normalisation.to_pixels(z)), state, z)
+        return state | {"iterate": self._stepped(state["images"], gradient, distance, clip)}
 
     def _stepped(self, images, gradient, distance, clip):
         z = self.normalisation.to_normalised(images) + distance * tf.sign(gradient)
@@ -52,8 +46,8 @@ class PaperAFGSM(_OneStep):
     clip: tuple[float, float] | None = (-1.0, 1.0)
     varying: ClassVar[tuple[str, ...]] = ("eps",)
 
-    def move(self, call: Call, state: State, number: tf.Tensor, seed: tf.Tensor) -> State:
-        return self._along_sign(call, state, self.eps, self.clip)
+    def move(self, model_fn: ModelFn, state: State, number: tf.Tensor, seed: tf.Tensor) -> State:
+        return self._along_sign(model_fn, state, self.eps, self.clip)
 
     def step_from_gradient(self, images, gradient):
         """Where the step leads, given the gradient of the loss for the pixels (its sign is that for z)."""
@@ -61,7 +55,7 @@ class PaperAFGSM(_OneStep):
 
     def __str__(self) -> str:
         clip = "not clipped" if self.clip is None else f"clipped to [{self.clip[0]:g}, {self.clip[1]:g}]"
-        return f"paper A's FGSM(eps {self.eps:g} on normalised values, {clip}, {self._whose()})"
+        return f"paper A's FGSM(eps {self.eps:g} on normalised values, {clip}, {self._goal()})"
 
 
 class PaperBFGSM(_OneStep):
@@ -73,11 +67,11 @@ class PaperBFGSM(_OneStep):
     eps: Epsilon = 0.03
     varying: ClassVar[tuple[str, ...]] = ("eps",)
 
-    def move(self, call: Call, state: State, number: tf.Tensor, seed: tf.Tensor) -> State:
-        return self._along_sign(call, state, self.eps, (0.0, 1.0))
+    def move(self, model_fn: ModelFn, state: State, number: tf.Tensor, seed: tf.Tensor) -> State:
+        return self._along_sign(model_fn, state, self.eps, (0.0, 1.0))
 
     def __str__(self) -> str:
-        return f"paper B's FGSM(eps {self.eps:g} on normalised values, clamped to [0, 1], {self._whose()})"
+        return f"paper B's FGSM(eps {self.eps:g} on normalised values, clamped to [0, 1], {self._goal()})"
 
 
 class PaperBPGD(_OneStep):
@@ -89,15 +83,15 @@ class PaperBPGD(_OneStep):
     step: Epsilon = 2 / 255
     varying: ClassVar[tuple[str, ...]] = ("step",)
 
-    def move(self, call: Call, state: State, number: tf.Tensor, seed: tf.Tensor) -> State:
-        return self._along_sign(call, state, self.step, (0.0, 1.0))
+    def move(self, model_fn: ModelFn, state: State, number: tf.Tensor, seed: tf.Tensor) -> State:
+        return self._along_sign(model_fn, state, self.step, (0.0, 1.0))
 
     def control(self) -> PaperBPGD:
         return self.model_copy(update={"step": 0.0})
 
     def __str__(self) -> str:
         return (f'paper B\'s "PGD"(one step of {format_epsilon(self.step)} on normalised values, '
-                f"clamped to [0, 1], {self._whose()})")
+                f"clamped to [0, 1], {self._goal()})")
 
 
 class PaperBCW(Attack):
@@ -116,46 +110,43 @@ class PaperBCW(Attack):
     learning_rate: Positive = 0.005
     steps: StepsOrNone = 1000
     varying: ClassVar[tuple[str, ...]] = ("c", "kappa", "learning_rate")
-
-    @property
-    def last_only(self) -> bool:
-        return True
+    last_only: ClassVar[bool] = True
 
     def control(self) -> PaperBCW:
         """No step: the tanh alone."""
         return self.model_copy(update={"steps": 0})
 
-    def start(self, call: Call, state: State, seed: tf.Tensor, first: bool) -> State:
+    def start(self, model_fn: ModelFn, state: State, seed: tf.Tensor, first: bool) -> State:
         if self.labels == "predicted":
-            state = self.resolve(state, call(state["images"]))
+            state = self.fill_labels(state, model_fn(state["images"]))
         delta = tf.zeros_like(state["images"])
         state = state | {"delta": delta, "first_moment": delta, "second_moment": delta}
-        return state | {"at": self._image(state["images"], delta)}
+        return state | {"iterate": self._image(state["images"], delta)}
 
     def _image(self, images, delta):
         return self.normalisation.to_pixels(tf.tanh(self.normalisation.to_normalised(images) + delta))
 
-    def move(self, call: Call, state: State, number: tf.Tensor, seed: tf.Tensor) -> State:
+    def move(self, model_fn: ModelFn, state: State, number: tf.Tensor, seed: tf.Tensor) -> State:
         delta = state["delta"]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(delta)
-            at = self._image(state["images"], delta)
-            logits = call(at)
+            iterate = self._image(state["images"], delta)
+            logits = model_fn(iterate)
             mine = tf.one_hot(state["labels"], logits.shape[-1])
             lead = tf.reduce_sum(mine * logits, 1) - tf.reduce_max(logits - mine, 1)
             lead = -lead if self.targeted else lead
             loss = self.c * tf.reduce_sum(tf.nn.relu(lead + self.kappa)) + tf.reduce_sum(delta**2)
         state = state | adam(state, "delta", tape.gradient(loss, delta), number[None] + 1, self.learning_rate)
-        state = self._let_go(state, at, logits)
-        return state | {"at": self._image(state["images"], state["delta"])}
+        state = self._finish_stuck(state, iterate, logits)
+        return state | {"iterate": self._image(state["images"], state["delta"])}
 
-    def _let_go(self, state: State, at, logits) -> State:
+    def _finish_stuck(self, state: State, iterate, logits) -> State:
         """Be done with the images whose delta never left 0."""
         stuck = tf.reduce_all(state["delta"] == 0, axis=(1, 2, 3))
-        judged = self.offer(state, at, logits)
+        judged = self.keep_best(state, iterate, logits)
         kept = {name: choose_rows(stuck, judged[name], state[name]) for name in ("best", "prediction", "hit")}
         return state | kept | {"done": stuck}
 
     def __str__(self) -> str:
         return (f'paper B\'s "C&W"(tanh of normalised values, c {self.c:g}, kappa {self.kappa:g}, '
-                f"Adam {self.learning_rate:g}, {self.steps} steps, {self._whose()})")
+                f"Adam {self.learning_rate:g}, {self.steps} steps, {self._goal()})")

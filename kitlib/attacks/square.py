@@ -8,7 +8,7 @@ import numpy as np
 import pydantic
 import tensorflow as tf
 
-from kitlib.attacks.base import Call, InBall, State, Steps, draw, fold, keep_done, margin, retire
+from kitlib.attacks.base import InBall, LossName, ModelFn, State, Steps, draw, keep_done, mark_done
 
 # After which of 10,000 queries the share of pixels that a square covers is halved (section 3.1).
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -26,31 +26,22 @@ class Square(InBall):
     name: Literal["square"] = "square"
     steps: Steps = 5000
     share: Annotated[float, pydantic.Field(gt=0, le=1)] = 0.8
-    varying: ClassVar[tuple[str, ...]] = ("eps",)
+    loss: ClassVar[LossName] = "margin"
+    stops: ClassVar[bool] = True
+    block: ClassVar[int] = 5
 
-    @property
-    def stops(self) -> bool:
-        return True
-
-    @property
-    def block(self) -> int:
-        return 5
-
-    def score(self, labels, logits):
-        return -margin(labels, logits) if self.targeted else margin(labels, logits)
-
-    def start(self, call: Call, state: State, seed: tf.Tensor, first: bool) -> State:
-        state = retire(self.offer(state, state["images"], call(state["images"])), True)
+    def start(self, model_fn: ModelFn, state: State, seed: tf.Tensor, first: bool) -> State:
+        state = mark_done(self.keep_best(state, state["images"], model_fn(state["images"])), True)
         state = state | {"score": tf.where(state["hit"], state["score"], -np.inf)}
-        at = self._stripes(state, seed) if self.norm == "linf" else self._tiles(state, seed)
-        return keep_done(state, self.offer(state, at, call(at)), True)
+        iterate = self._stripes(state, seed) if self.norm == "linf" else self._tiles(state, seed)
+        return keep_done(state, self.keep_best(state, iterate, model_fn(iterate)), True)
 
-    def move(self, call: Call, state: State, number: tf.Tensor, seed: tf.Tensor) -> State:
+    def move(self, model_fn: ModelFn, state: State, number: tf.Tensor, seed: tf.Tensor) -> State:
         propose = self._new_square if self.norm == "linf" else self._new_bump
-        at = propose(state, number, fold(seed, number))
-        return self.offer(state, at, call(at))
+        iterate = propose(state, number, tf.random.fold_in(seed, number))
+        return self.keep_best(state, iterate, model_fn(iterate))
 
-    def close(self, call: Call, state: State) -> State:
+    def close(self, model_fn: ModelFn, state: State) -> State:
         """Every point was judged when it was proposed."""
         return state
 
@@ -106,7 +97,7 @@ class Square(InBall):
         return self.project(images + self.eps * delta / (tf.sqrt(_energy(delta, (1, 2, 3))) + 1e-12), images)
 
     def __str__(self) -> str:
-        return f"Square({self._size()}, {self.steps} queries, {self._whose()})"
+        return f"Square({self._size()}, {self.steps} queries, {self._goal()})"
 
 
 def sides(steps: int, share: float, height: int, width: int, smallest: int, odd: bool = False) -> list[int]:

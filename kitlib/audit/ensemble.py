@@ -8,7 +8,7 @@ import numpy as np
 
 from kitlib import attacks
 from kitlib.attacks import Attack
-from kitlib.attacks.limits import is_whole
+from kitlib.attacks.limits import is_8_bit
 from kitlib.audit.gradients import Gradients
 from kitlib.audit.judged import EOT_PASSES, Attacked
 from kitlib.audit.subject import second_and_margin
@@ -86,7 +86,7 @@ class Ensemble(Gradients):
         """Which of the images that PGD turned are turned in 8 bits, too. None where PGD turned none, and in L2 for
         images that are not in whole n/255 themselves."""
         turned = self.clean & ~self.pgd.right
-        if not turned.any() or self.subject.norm == "l2" and not is_whole(self.images):
+        if not turned.any() or self.subject.norm == "l2" and not is_8_bit(self.images):
             return None
         self.begin("8 bits", f"{self.eight_bit_attack}, on the {turned.sum()} images that PGD turned")
         found = self._among(turned, self.eight_bit_attack)

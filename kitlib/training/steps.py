@@ -260,7 +260,7 @@ class Trades(AdversarialTraining):
                 tape.watch(adversarial)
                 divergence = kl_divergence(clean_logits, self.logits(adversarial, training))
             direction = tape.gradient(divergence, adversarial)
-            return number + 1, attack.project(adversarial + attack.uphill(direction, attack.stride), images)
+            return number + 1, attack.project(adversarial + attack.steepest_step(direction, attack.stride), images)
 
         _, adversarial = tf.while_loop(
             lambda number, _: number < attack.steps, ascend, (tf.constant(0), images + start), parallel_iterations=1
