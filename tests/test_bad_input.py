@@ -164,7 +164,7 @@ BAD_PARAMETERS = {
     "seed is text": ({"seed": "one"}, "seed must be a whole number"),
     "seed is a fraction": ({"seed": 0.5}, "seed must be a whole number"),
     "seed is negative": ({"seed": -1}, "seed must be a whole number"),
-    "seed is huge": ({"seed": 2**40}, "seed must be a whole number"),
+    "seed is huge": ({"seed": 2**31}, "seed must be a whole number"),
     "seed is true": ({"seed": True}, "seed must be a whole number"),
     "seed is missing": ({"seed": None}, "seed must be a whole number"),
     "overrides are no YAML": ({"overrides": "{a: "}, "overrides is no valid YAML"),

@@ -63,15 +63,3 @@ def test_a_second_call_has_nothing_to_do(reproduced, tmp_path):
     again = kitlib("reproduce", "lung_ct", "--profile", "smoke", runs=runs, cwd=tmp_path, KITLIB_DATA=str(data))
     assert again.returncode == 0 and "worst case" in again.stdout
     assert before == {path: path.stat().st_mtime_ns for path in runs.rglob("*.keras")}
-
-
-@pytest.mark.parametrize("arguments, message", [
-    (("reproduce", "digits"), "there is no experiment 'digits'"),
-    (("reproduce", "digits_fgsm", "--profile", "huge"), "has no profile 'huge'; known: demo, full, smoke"),
-    (("results", "digits_fgsm"), "run notebook 05_evaluation.ipynb first"),
-])
-def test_mistakes_get_one_sentence_and_exit_code_2(arguments, message, tmp_path):
-    done = kitlib(*arguments, runs=tmp_path / "runs", cwd=tmp_path)
-    assert done.returncode == 2 and not (tmp_path / "runs").exists()
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and message in errors[0] and "Traceback" not in done.stderr

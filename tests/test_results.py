@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from scipy.stats import binomtest
 
 from kitlib import attacks, evaluation, models
 from kitlib.base import files
@@ -11,14 +10,6 @@ from kitlib.experiments import experiment, results, runs, verdicts
 from kitlib.experiments.settings import PaperFigure
 
 FGSM = attacks.read({"name": "fgsm", "eps": "8/255"})
-
-
-@pytest.mark.parametrize("correct, count", [(0, 10), (10, 10), (7, 10), (153, 160), (5000, 10000)])
-def test_intervals_are_wilsons(correct, count):
-    wilson = binomtest(correct, count).proportion_ci(method="wilson")
-    assert Accuracy(correct, count).interval == pytest.approx((wilson.low, wilson.high), abs=1e-9)
-    # three answers an image are no more images
-    assert Accuracy(3 * correct, 3 * count, images=count).interval == pytest.approx((wilson.low, wilson.high), abs=1e-9)
 
 
 def test_synthetic_data_are_marked_in_the_heading(finished_run):
@@ -38,32 +29,6 @@ def outcome(predictions, labels, images):
         attack=FGSM, images=images, labels=labels, predictions=predictions,
         fooled=predictions != labels, found=predictions != labels,
         l2=np.linspace(1, 2, len(labels)), linf=np.full(len(labels), 0.1), seconds=1.0)
-
-
-@pytest.fixture
-def evaluated():
-    labels, images = np.array([0, 0, 1, 1]), np.zeros((4, 2, 2, 1), np.float32)
-    attacked = {"a": outcome([0, 1, 1, 1], labels, images), "b": outcome([0, 0, 0, 0], labels, images)}
-    return Evaluation(labels, np.array([0, 0, 1, 0]), attacked, dict.fromkeys(attacked, FGSM))
-
-
-def test_scores_count_what_they_say(evaluated):
-    assert evaluated.clean.record()["correct"] == 3
-    assert (evaluated.under("a").correct, evaluated.under("b").correct) == (3, 2)
-    assert evaluated.combined(["a", "b"]) == Accuracy(5, 8, images=4)
-    assert evaluated.worst(["a", "b"]) == Accuracy(1, 4)  # only the first is right clean and under both
-    scores = evaluated.scores("a")
-    assert scores["success_rate"] == pytest.approx(1 / 3) and scores["relative_robustness"] == pytest.approx(1)
-    assert scores["mean_l2"] == pytest.approx(4 / 3)  # of the one image that was turned
-
-
-def test_an_attack_on_the_first_images_only_is_counted_on_those():
-    labels, images = np.array([0, 0, 1, 1]), np.zeros((4, 2, 2, 1), np.float32)
-    attacked = {"all": outcome([0, 1, 1, 1], labels, images), "few": outcome([0, 1], labels[:2], images[:2])}
-    found = Evaluation(labels, np.array([0, 0, 1, 0]), attacked, dict.fromkeys(attacked, FGSM))
-    assert found.under("few") == Accuracy(1, 2) and found.worst(["all", "few"]) == Accuracy(1, 2)
-    assert found.combined(["all", "few"]) == Accuracy(4, 6, images=4)
-    assert found.scores("few")["success_rate"] == pytest.approx(1 / 2)
 
 
 def test_a_sweep_begins_at_the_clean_accuracy_and_falls(trained_model, images, labels):
@@ -87,16 +52,6 @@ def test_along_a_perturbation_are_both_its_ends_and_a_loss_that_is_cross_entropy
         np.testing.assert_array_equal(right[row], logits.argmax(1) == labels)
         shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
         np.testing.assert_allclose(losses[row], -np.log(shares[np.arange(len(labels)), labels]), atol=1e-3)
-
-
-def test_confusion_has_true_classes_as_rows_and_keeps_empty_ones():
-    matrix = evaluation.confusion(np.array([0, 0, 2]), np.array([0, 1, 2]), 3)
-    assert matrix.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
-
-
-def test_recall_leaves_out_classes_without_images():
-    found = evaluation.recalls(np.array([0, 0, 2]), np.array([0, 1, 2]), ("a", "b", "c"))
-    assert {name: record["correct"] for name, record in found.items()} == {"a": 1, "c": 1}
 
 
 def measured(correct, count=1000):

@@ -62,19 +62,6 @@ def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert os.listdir(tmp_path) == ["record.json"]
 
 
-def test_a_full_disk_is_a_clear_error(tmp_path, monkeypatch):
-    def no_space(*_):
-        raise OSError(28, "No space left on device")
-
-    path = tmp_path / "record.json"
-    files.write_json(path, {"old": 1})
-    monkeypatch.setattr(files.os, "replace", no_space)
-    with pytest.raises(KitError, match="No space left on device.*free space"):
-        files.write_json(path, {"new": 2})
-    assert files.read_json(path) == {"old": 1}
-    assert os.listdir(tmp_path) == ["record.json"]
-
-
 def test_written_files_can_be_read_by_others(tmp_path):
     files.write_text(tmp_path / "a.txt", "x")
     assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) & 0o044

@@ -153,15 +153,6 @@ def test_nearest_images_are_shown_by_distance_and_success():
     assert shown == "mean L2 distance 0.30 ± 0.14, success 95 ± 7 %, n = 2"
 
 
-def test_the_interval_covers_the_true_mean_as_often_as_it_says():
-    rng = np.random.default_rng(0)
-    inside = 0
-    for _ in range(2000):
-        low, high = Spread.of(dict(enumerate(rng.normal(0.6, 0.05, 4)))).interval
-        inside += low <= 0.6 <= high
-    assert 0.935 <= inside / 2000 <= 0.965
-
-
 def finish(job, correct):
     """Leave a results.json in the place of a run, with this many of 100 right clean, half of them under attack."""
     def measured(number):
@@ -373,17 +364,6 @@ def test_outside_its_repository_kitlib_says_where_it_runs(command, capsys, tmp_p
         assert "kitlib runs from its repository: clone it and install it from there" in capsys.readouterr().err
     assert command("audit", "nowhere.keras", "--data", "digits") == 2
     assert "repository" not in capsys.readouterr().err
-
-
-# Snakemake's side
-
-@pytest.mark.parametrize("how, message", [
-    ({"cores": "0"}, "cores must be a whole number"), ({"cores": "many"}, "cores must be a whole number"),
-    ({"trainings": 0}, "trainings must be 1 or more"), ({"profile": "nowhere"}, "no Snakemake profile in nowhere")])
-def test_impossible_batches_are_refused(how, message, tmp_path):
-    with pytest.raises(KitError, match=message):
-        batch.run({"targets": []}, batch.How(**how))
-    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("name", ["results", "report", "publish"])
