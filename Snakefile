@@ -11,7 +11,7 @@
 #   settings     "<experiment>/<profile>" -> the fingerprint of all that it says
 #
 # KITLIB_RUNS (default runs/) is where runs lie. A notebook is out of date where itself, its experiment, its data, the
-# locked packages or the code of kitlib that it reaches has changed, and where one before it is.
+# locked packages or the code of kitlib that it depends on has changed, and where one before it is.
 import os
 import shlex
 import signal
@@ -24,12 +24,12 @@ ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT))    # this very kitlib, whichever is installed
 
 from kitlib.base.places import runs_folder
-from kitlib.experiments.reach import note_code
+from kitlib.experiments.notebook_code import write_digest
 
 RUNS = runs_folder()
-CODE = f"{RUNS}/.code"      # for each notebook a file that changes with the code of kitlib that the notebook reaches
+CODE = f"{RUNS}/.code"      # for each notebook a file that changes with the code of kitlib that the notebook depends on
 for notebook in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"):
-    note_code(notebook, Path(CODE))
+    write_digest(notebook, Path(CODE))
 
 RUN = f"{RUNS}/{{experiment}}/{{profile}}/seed{{seed}}"
 # The locked packages. Snakemake compares files of this size by content.

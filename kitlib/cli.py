@@ -1,6 +1,6 @@
 """The command `kitlib` (`kitlib --help`). Exit code 2 for a user's mistake.
 
-Each verb imports what it needs when it is called, so that `--help` answers at once.
+Each command imports what it needs when it is called, so that `--help` answers at once.
 """
 from __future__ import annotations
 
@@ -51,10 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         ("publish", "copy results and models to figures/, and fill in README.md and RESULTS.md",
          "none, only the documents and the papers' figures"),
     ):
-        made = command(name, purpose)
-        made.add_argument("experiments", nargs="*", metavar="experiment", help=f"default: {usual}")
-        made.add_argument("--profile", default="demo")
-        made.add_argument("--seed", type=int, default=0)
+        command(name, purpose).add_argument("experiments", nargs="*", metavar="experiment", help=f"default: {usual}")
     for name, purpose in (("sweep", "run what is missing of a sweep, and aggregate it over its seeds"),
                           ("aggregate", "aggregate the finished runs of a sweep over its seeds")):
         command(name, purpose).add_argument("sweep", help="a file of notebooks/sweeps, or the path of a YAML file")
@@ -68,16 +65,24 @@ def _parser() -> argparse.ArgumentParser:
     fetched.set_defaults(function=fetch_data, prepares=False, anywhere=True)
     add_audit(command("audit", "is the robustness of a model real? nineteen checks",
                       argument_default=argparse.SUPPRESS))
-    add_report(command("report", "write report.html, one self-contained page about a run"))
-    add_pretrained(command("pretrained", "list the models in figures/, or put those of an experiment into its run"))
+    report = command("report", "write report.html, one self-contained page about a run")
+    report.add_argument("experiments", nargs="+", metavar="experiment")
+    report.add_argument("--out", type=Path, help="the file to write (default: report.html in the run's folder)")
+    for name in ("reproduce", "results", "publish", "report"):
+        commands.choices[name].add_argument("--profile", default="demo")
+        commands.choices[name].add_argument("--seed", type=int, default=0)
+    pretrained = command("pretrained", "list the models in figures/, or put those of an experiment into its run")
+    pretrained.add_argument("experiment", nargs="?", help="whose models to put into its run (default: list all models)")
+    pretrained.add_argument("--overrides", help="as in the notebooks, such as '{evaluation: {images: 200}}': another "
+                                                "run, with the same data and models")
     command("refresh", "regenerate the committed outputs of the notebooks")
     return parser
 
 
 def _on_experiments(name: str, arguments) -> int:
-    from kitlib.experiments import verbs
+    from kitlib.experiments import commands
 
-    return getattr(verbs, name)(arguments)
+    return getattr(commands, name)(arguments)
 
 
 def fetch_data(arguments) -> int:
@@ -292,17 +297,3 @@ def _print(record) -> None:
             print(f"  {check.means}")
     print(f"\n{record.verdict.kind.upper()}. {record.verdict.sentence}")
 
-
-def add_report(command: argparse.ArgumentParser) -> None:
-    """The options of `report`."""
-    command.add_argument("experiments", nargs="+", metavar="experiment")
-    command.add_argument("--profile", default="demo")
-    command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--out", type=Path, help="the file to write (default: report.html in the run's folder)")
-
-
-def add_pretrained(command: argparse.ArgumentParser) -> None:
-    """The options of `pretrained`."""
-    command.add_argument("experiment", nargs="?", help="whose models to put into its run (default: list all models)")
-    command.add_argument("--overrides", help="as in the notebooks, such as '{evaluation: {images: 200}}': another run, "
-                                             "with the same data and models")

@@ -22,7 +22,7 @@ from kitlib.base import code
 from kitlib.base.places import REPOSITORY
 from kitlib.data import DataSettings
 from kitlib.data.state import state_of
-from kitlib.experiments import batch, headless, reach, runs
+from kitlib.experiments import batch, headless, notebook_code, runs
 from kitlib.experiments.experiment import EXPERIMENTS
 from kitlib.experiments.settings import lessons
 
@@ -77,20 +77,24 @@ def test_a_notebook_is_out_of_date_only_for_the_code_that_it_reaches(tmp_path, m
     monkeypatch.setattr(code, "PACKAGE", home)
 
     def reached():
+        code._file.cache_clear()
         code._module.cache_clear()
-        return {path.name[:2]: reach.code_of(path) for path in lessons() if "01" <= path.name[:2] <= "05"}
+        return {path.name[:2]: notebook_code.digest_of(path) for path in lessons() if "01" <= path.name[:2] <= "05"}
 
     whole = reached()
-    for edited, stale in {"audit/report.py": set(), "experiments/sweeps.py": set(), "cli.py": set(),
-                          "attacks/square.py": {"02", "03", "04", "05"}, "data/sources.py": {"01"},
-                          "plots/style.py": set(whole)}.items():
-        before = (home / edited).read_text()
-        tree = ast.parse(before)
-        last = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)][-1]
-        last.body.append(ast.parse("lambda: 'edited'").body[0])
-        (home / edited).write_text(ast.unparse(tree))
+    for edited, stale in ((["audit/report.py", "experiments/sweeps.py", "cli.py"], set()),
+                          (["attacks/square.py"], {"02", "03", "04", "05"}), (["data/sources.py"], {"01"}),
+                          (["plots/style.py"], set(whole))):
+        before = {home / name: (home / name).read_text() for name in edited}
+        for path, text in before.items():
+            tree = ast.parse(text)
+            last = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)][-1]
+            last.body.append(ast.parse("lambda: 'edited'").body[0])
+            path.write_text(ast.unparse(tree))
         assert {number for number, each in reached().items() if each != whole[number]} == stale, edited
-        (home / edited).write_text(before)
+        for path, text in before.items():
+            path.write_text(text)
+    code._file.cache_clear()
     code._module.cache_clear()
 
 
@@ -188,8 +192,11 @@ def test_a_clock_that_jumps_never_passes_off_the_old_for_the_new(done):
         age(path, 7 * 24 * 3600)
     batch.date_back([done.folder()])
     assert done.planned(RESULT) == []
-    (done.home / "notebooks" / "experiments" / "toy.yaml").write_text("profiles: {demo: {}}\n# changed\n")
+    file = done.home / "notebooks" / "experiments" / "toy.yaml"
+    before = file.read_text()
+    file.write_text(f"{before}# changed\n")
     assert "data_preparation" in done.planned(RESULT)
+    file.write_text(before)
 
 
 def test_a_failing_notebook_is_named_keeps_its_copy_and_holds_up_nobody_else(tmp_path):
@@ -247,7 +254,7 @@ def test_only_a_few_notebooks_without_a_training_run_at_a_time(tmp_path):
         assert "kernels=1" in resources[name] and "training" not in resources[name]
     for name in ("baseline_training", "adversarial_training"):
         assert "training=1" in resources[name]
-    assert f"kernels={batch.KERNELS}" in batch._command({"targets": []}, tmp_path, batch.How())
+    assert f"kernels={batch.KERNELS}" in batch._command({"targets": []}, tmp_path, batch.Options())
 
 
 def test_a_batch_runs_this_kitlib_on_the_data_that_it_was_asked_for(tmp_path, monkeypatch):
@@ -257,9 +264,11 @@ def test_a_batch_runs_this_kitlib_on_the_data_that_it_was_asked_for(tmp_path, mo
     (other / "__init__.py").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KITLIB_DATA", "my data")
+    monkeypatch.setenv("KITLIB_RUNS", "my runs")
     monkeypatch.setenv("PYTHONPATH", str(other.parent))
     environment = batch._environment()
-    assert environment["KITLIB_DATA"] == str(REPOSITORY / "my data")     # from the repository, wherever it is run
+    asked = [environment[name] for name in ("KITLIB_DATA", "KITLIB_RUNS")]
+    assert asked == [f"{REPOSITORY}/my data", f"{REPOSITORY}/my runs"]      # from the repository, wherever it is run
     code = "import importlib.util; print(importlib.util.find_spec('kitlib').origin)"
     found = subprocess.run([sys.executable, "-c", code], env=environment, text=True, capture_output=True)
     assert found.stdout.strip() == str(REPOSITORY / "kitlib/__init__.py")
@@ -273,7 +282,7 @@ def test_a_gpu_is_shared():
 def test_a_batch_that_was_killed_has_failed(tmp_path, monkeypatch):
     monkeypatch.setenv("KITLIB_RUNS", str(tmp_path))
     monkeypatch.setattr(batch.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=-9))
-    assert batch.run({"targets": []}, batch.How()) == 137
+    assert batch.run({"targets": []}, batch.Options()) == 137
 
 
 @pytest.mark.parametrize("left, kept", [(None, "old"), ("{half", "old"), ('{"cells": []}', '{"cells": []}')])

@@ -22,8 +22,8 @@ SPEC.loader.exec_module(comparison_data)
 
 def test_a_cluster_is_a_snakemake_profile_and_knows_no_limit_of_this_machine(tmp_path):
     asked = {"targets": ["digits_fgsm/full/seed0/results.json"]}
-    here = batch._command(asked, tmp_path, batch.How())
-    there = batch._command(asked, tmp_path, batch.How(profile=str(EXAMPLE)))
+    here = batch._command(asked, tmp_path, batch.Options())
+    there = batch._command(asked, tmp_path, batch.Options(profile=str(EXAMPLE)))
     assert "training=1" in here and "--profile" not in here
     assert there[there.index("--profile") + 1] == str(EXAMPLE)
     assert not any(option.startswith("training=") for option in there)
@@ -32,7 +32,7 @@ def test_a_cluster_is_a_snakemake_profile_and_knows_no_limit_of_this_machine(tmp
 def test_the_example_s_profile_sends_a_lost_notebook_out_again():
     settings = yaml.safe_load((EXAMPLE / "config.yaml").read_text())
     assert settings["executor"] == "slurm" and settings["retries"] >= 1
-    batch.How(profile=str(EXAMPLE)).check()
+    batch.Options(profile=str(EXAMPLE))
 
 
 def test_equal_results_are_told_from_different_ones(tmp_path, capsys):

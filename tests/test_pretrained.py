@@ -11,7 +11,7 @@ from kitlib import models
 from kitlib.base.files import read_arrays, read_json, sha256, write_arrays, write_json
 from kitlib.base.places import REPOSITORY
 from kitlib.base.settings import KitError
-from kitlib.experiments import pretrained, publication, results, runs, verbs
+from kitlib.experiments import commands, pretrained, publication, results, runs
 
 NAMES = ["digits_fgsm/baseline", "digits_fgsm/defended"]
 
@@ -206,9 +206,9 @@ def test_the_command_lists_models_and_says_how_to_go_on(run, published, monkeypa
         monkeypatch.setattr(pretrained, name, lambda figures=published, function=function: function(figures))
     for name, function in {name: getattr(pretrained, name) for name in ("place", "about")}.items():
         monkeypatch.setattr(pretrained, name, lambda *given, function=function: function(*given, figures=published))
-    verbs.pretrained(argparse.Namespace(experiment=None))
+    commands.pretrained(argparse.Namespace(experiment=None))
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["model", *NAMES]
-    verbs.pretrained(argparse.Namespace(experiment="digits_fgsm", overrides=changes))
+    commands.pretrained(argparse.Namespace(experiment="digits_fgsm", overrides=changes))
     said = capsys.readouterr().out
     assert f"-p experiment digits_fgsm -p profile demo -p seed 0 -p overrides '{changes}'" in said
     assert runs.open_run("digits_fgsm", "demo", 0, changes).path("models/defended.keras").exists()

@@ -74,7 +74,7 @@ class ToyBatch:
         self.runs.mkdir()
         shutil.copy(REPOSITORY / "Snakefile", self.home)
         for name in ("__init__.py", "base/*.py", "experiments/__init__.py", "experiments/headless.py",
-                     "experiments/reach.py"):
+                     "experiments/notebook_code.py"):
             for file in (REPOSITORY / "kitlib").glob(name):
                 copy = self.home / file.relative_to(REPOSITORY)
                 copy.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What code something is made of: the definitions that a function or class reaches, the modules that an import reaches.
+"""What code something is made of: the definitions that a function or class reaches.
 
 Read from the source text alone; only kitlib's own code counts, and neither comments, docstrings nor layout do.
 """
@@ -61,20 +61,6 @@ def reached(places: Iterable[Place], without: tuple[str, ...] = ()) -> dict[Plac
     return found
 
 
-def modules(names: Iterable[str]) -> list[Path]:
-    """The files of the modules of these names (kitlib.plots) and of all modules of kitlib that they import, inside
-    functions too."""
-    found, open_names = set(), [name for name in names if _file(name)]
-    while open_names:
-        name = open_names.pop()
-        if name in found:
-            continue
-        found.add(name)
-        packages = [name.rsplit(".", depth)[0] for depth in range(1, name.count(".") + 1)]
-        open_names += [each for each in {*packages, *_module(name).imported} if each not in found]
-    return sorted(_file(name) for name in found)
-
-
 def imported_by(code: str) -> set[str]:
     """The modules of kitlib that Python code imports."""
     found = set()
@@ -86,6 +72,7 @@ def imported_by(code: str) -> set[str]:
     return {name for name in found if _file(name)}
 
 
+@functools.cache
 def _file(module: str) -> Path | None:
     """The file of a module of kitlib; None of any other name."""
     first, *parts = module.split(".")
@@ -99,7 +86,6 @@ class _Module:
 
     def __init__(self, text: str):
         tree = ast.parse(text)
-        self.imported = imported_by(text)
         self.bindings: dict[str, Place] = {}
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "kitlib":

@@ -25,6 +25,7 @@ from kitlib.experiments.runs import Run
 OUT_OF_DATE = ("mtime", "input", "params")
 LONG_AGO = 1e9  # seconds since 1970: 2001
 MINUTE = 60
+PAPERS = {"paper_a": "A", "paper_b": "B"}
 KERNELS = 4     # notebooks 01, 03 and 05 at a time on this machine; each may fill the memory and all cores by itself
 
 
@@ -38,8 +39,8 @@ class Job:
 
 
 @dataclass(frozen=True)
-class How:
-    """How a batch is run.
+class Options:
+    """How a batch is run. Raises KitError for what cannot be met.
 
     cores: notebooks at a time, at most, a number or "all" for as many as this machine has cores; each takes all cores
     for itself. trainings: at a time on this machine; None: one for full runs, two for the smaller ones, which leave
@@ -53,8 +54,7 @@ class How:
     touch: bool = False
     dry: bool = False
 
-    def check(self) -> None:
-        """Raises KitError for a request that cannot be met."""
+    def __post_init__(self):
         if self.cores != "all" and not (self.cores.isdecimal() and int(self.cores) > 0):
             raise KitError(f"cores must be a whole number from 1 on, or all, not '{self.cores}'")
         if self.trainings is not None and self.trainings < 1:
@@ -65,14 +65,8 @@ class How:
 
 def jobs_for(names, profile: str, seed: int) -> list[Job]:
     """The runs of experiments given by name, as a YAML file, or as paper_a or paper_b for all of one paper."""
-    asked = [name for asked in names for name in _of_paper(asked)]
-    return [Job(name, runs.open_run(name, profile, seed), {}) for name in asked]
-
-
-def _of_paper(name: str) -> list[str]:
-    if name not in ("paper_a", "paper_b"):
-        return [name]
-    return experiment.of_paper(name[-1].upper())
+    asked = [experiment.of_paper(PAPERS[name]) if name in PAPERS else [name] for name in names]
+    return [Job(name, runs.open_run(name, profile, seed), {}) for each in asked for name in each]
 
 
 def config_of(jobs: list[Job]) -> dict:
@@ -104,12 +98,11 @@ def _state_of_weights(job: Job) -> str:
     return digests.of_json(states)[:16] if states else ""
 
 
-def run(config: dict, how: How) -> int:
+def run(config: dict, how: Options) -> int:
     """Let Snakemake make the targets of `config`; returns its exit status, or 128 + n where signal n ended it.
 
     Raises KitError where another batch runs in the folder of runs, or that folder cannot be written.
     """
-    how.check()
     folder = runs.runs_folder()
     with locked(folder, "batch") as lock:
         write_json(folder / "batch.json", config)
@@ -124,12 +117,11 @@ def run(config: dict, how: How) -> int:
         return status if status >= 0 else 128 - status
 
 
-def _planned(folder: Path, how: How) -> int:
+def _planned(folder: Path, how: Options) -> int:
     """How many notebooks Snakemake would run now; 0 where it cannot tell, or none is to be run."""
     if how.dry or how.touch:
         return 0
-    told = subprocess.run([*_snakemake(folder, "all"), "--dry-run", "--quiet", "rules"], env=_environment(), text=True,
-                          capture_output=True)
+    told = _ask_snakemake(folder, "--dry-run", "--quiet", "rules")
     if told.returncode:
         return 0
     counts = dict(re.findall(r"^(\w+) +(\d+)$", f"{told.stdout}\n{told.stderr}", flags=re.M))
@@ -143,11 +135,15 @@ def out_of_date(config: dict) -> set[Path]:
     """
     folder = runs.runs_folder()
     targets = {folder / target for target in config["targets"]}
-    told = subprocess.run([*_snakemake(folder, "all"), "--summary"], env=_environment(), text=True, capture_output=True)
+    told = _ask_snakemake(folder, "--summary")
     if told.returncode:
         return targets
     rows = (line.split("\t") for line in told.stdout.splitlines())
     return targets - {Path(row[0]) for row in rows if row[-1] == "no update"}
+
+
+def _ask_snakemake(folder: Path, *question: str) -> subprocess.CompletedProcess:
+    return subprocess.run([*_snakemake(folder, "all"), *question], env=_environment(), text=True, capture_output=True)
 
 
 def _environment() -> dict[str, str]:
@@ -170,7 +166,7 @@ def date_back(folders) -> None:
             os.utime(path, (LONG_AGO, LONG_AGO))
 
 
-def _command(config: dict, folder: Path, how: How) -> list[str]:
+def _command(config: dict, folder: Path, how: Options) -> list[str]:
     full = any("/full" in target for target in config["targets"])
     trainings = how.trainings or (1 if full else 2)
     command = _snakemake(folder, how.cores)

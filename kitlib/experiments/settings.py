@@ -15,11 +15,17 @@ from kitlib.evaluation import defences
 from kitlib.models import ModelSettings, normalisation_of
 from kitlib.training import TrainingSettings
 
+
+def without_null(entries: Any) -> Any:
+    """A mapping without the entries that a profile has set to null."""
+    return {key: value for key, value in entries.items() if value is not None} if isinstance(entries, dict) else entries
+
+
 AttackOfAnyKind = Annotated[
     pydantic.SerializeAsAny[attacks.Attack],
     pydantic.BeforeValidator(lambda value: value if isinstance(value, attacks.Attack) else attacks.read(value)),
 ]
-
+Attacks = Annotated[dict[str, AttackOfAnyKind], pydantic.BeforeValidator(without_null)]     # by the name in tables
 
 PAPER_DATA = {"A": "cifar10", "B": "iq_othnccd"}
 PAPER_IMAGES = {"A": 10_000, "B": 160}      # test images: CIFAR-10's, and those of paper B's authors' public notebook
@@ -35,21 +41,16 @@ def within(named: dict[str, attacks.Attack], headline: str) -> list[str]:
 
 
 class AttackSuite(Settings):
-    """The attacks of one experiment, by the name that tables show.
+    """The attacks of one experiment.
 
     `as_published` are the papers' own, flaws included; `controls` are those with eps = 0, with one flaw taken out or
     alone, or with fewer steps; `as_defined` are the attacks as their inventors define them, in the valid pixel box. One
     that a profile, or an experiment that is based on another, sets to null is left out.
     """
 
-    as_published: dict[str, AttackOfAnyKind] = {}
-    controls: dict[str, AttackOfAnyKind] = {}
-    as_defined: dict[str, AttackOfAnyKind]
-
-    @pydantic.field_validator("as_published", "controls", "as_defined", mode="before")
-    @classmethod
-    def _those_named(cls, attacks):
-        return without_null(attacks)
+    as_published: Attacks = {}
+    controls: Attacks = {}
+    as_defined: Attacks
 
     def all(self) -> dict[str, attacks.Attack]:
         """Every attack by its name. Raises ValueError where two share a name, and for a targeted one."""
@@ -179,21 +180,16 @@ class Trained(Settings):
 class ComparisonSettings(Settings):
     """How compared models are judged: all by the same attacks on the same test images.
 
-    attacks: by the name that tables show. One that a profile sets to null is left out.
+    attacks: one that a profile sets to null is left out.
     headline: the one whose images are carried from model to model, which is also made naively, and up to whose epsilon
         the worst case goes.
     images: test images (None: all). samples: draws that EOT averages over, see kitlib.evaluation.defences.
     """
 
-    attacks: dict[str, AttackOfAnyKind]
+    attacks: Attacks
     headline: str
     images: int | None = pydantic.Field(default=None, ge=1)
     samples: int = pydantic.Field(default=10, ge=1, le=1000)
-
-    @pydantic.field_validator("attacks", mode="before")
-    @classmethod
-    def _those_named(cls, attacks):
-        return without_null(attacks)
 
     @pydantic.model_validator(mode="after")
     def _fits_together(self):
@@ -343,11 +339,6 @@ def lessons() -> list[Path]:
 def solutions() -> list[Path]:
     """The notebooks that solve the lessons' exercises; they need what the lessons have made."""
     return sorted((NOTEBOOKS / "solutions").glob("*.ipynb"))
-
-
-def without_null(entries: Any) -> Any:
-    """A mapping without the entries that a profile has set to null."""
-    return {key: value for key, value in entries.items() if value is not None} if isinstance(entries, dict) else entries
 
 
 def _laid_over(whole: dict, compared_model: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What code of kitlib a notebook's numbers hang on: what its cells speak of, and all that this reaches by name.
+"""The code of kitlib that a notebook's numbers depend on: what its cells name, and all that these definitions name.
 
 For the Snakefile, so it imports nothing that takes time.
 """
@@ -18,18 +18,18 @@ NAMED = {("kitlib.attacks", "CATALOGUE"), ("kitlib.evaluation.defences", "read")
 STARTED = {("kitlib.base.setup", "prepare")}
 
 
-def code_of(notebook: Path) -> str:
-    """sha256 over the code of kitlib that a notebook reaches; neither comments, docstrings nor layout count."""
+def digest_of(notebook: Path) -> str:
+    """sha256 over the code of kitlib that a notebook depends on; neither comments, docstrings nor layout count."""
     text = _code_in(notebook)
     judges = any(name in JUDGING for name in code.imported_by(text))
     return code.digest_of_text(text, STARTED | (NAMED if judges else set()), READING)
 
 
-def note_code(notebook: Path, folder: Path) -> None:
-    """<folder>/<notebook>.sha256 with `code_of` in it, written only where that has changed."""
-    note, found = folder / f"{notebook.stem}.sha256", code_of(notebook)
-    if not note.exists() or note.read_text(encoding="utf-8") != found:
-        write_text(note, found)
+def write_digest(notebook: Path, folder: Path) -> None:
+    """<folder>/<notebook>.sha256 with `digest_of` in it, written only where that has changed."""
+    path, found = folder / f"{notebook.stem}.sha256", digest_of(notebook)
+    if not path.exists() or path.read_text(encoding="utf-8") != found:
+        write_text(path, found)
 
 
 def _code_in(notebook: Path) -> str:

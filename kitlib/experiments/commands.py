@@ -1,4 +1,4 @@
-"""What the verbs of `kitlib` do on experiments and their runs; kitlib/cli.py has their options."""
+"""What the commands of `kitlib` do on experiments and their runs; kitlib/cli.py has their options."""
 from __future__ import annotations
 
 import shlex
@@ -10,15 +10,7 @@ from kitlib import plots
 from kitlib.base import files
 from kitlib.base.places import NOTEBOOKS, REPOSITORY
 from kitlib.base.settings import KitError
-from kitlib.experiments import (
-    aggregates,
-    batch,
-    documents,
-    first_look,
-    publication,
-    runs,
-    sweeps,
-)
+from kitlib.experiments import aggregates, batch, documents, first_look, publication, runs, sweeps
 from kitlib.experiments import pretrained as of_models
 from kitlib.experiments import report as of_reports
 from kitlib.experiments import results as of_results
@@ -86,10 +78,8 @@ def _print_aggregate(found, folder: Path) -> None:
 
 
 def _how(arguments):
-    how = batch.How(arguments.cores, arguments.trainings, arguments.snakemake_profile, arguments.touch,
-                    arguments.dry_run)
-    how.check()
-    return how
+    return batch.Options(arguments.cores, arguments.trainings, arguments.snakemake_profile, arguments.touch,
+                         arguments.dry_run)
 
 
 def results(arguments) -> int:
