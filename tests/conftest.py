@@ -60,7 +60,7 @@ def trained_model(digits):
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory):
-    """See tiny_run: for reading; a test that changes it copies its folder first."""
+    """See tiny_run: for reading; a test that changes it takes tiny_run.copy_of it."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("KITLIB_RUNS", str(tmp_path_factory.mktemp("finished_runs")))
         return tiny_run.finished()

@@ -88,45 +88,42 @@ def place(content, path):
     return content, int(last) if isinstance(content, list) else last
 
 
-def refused(content, tmp_path) -> str:
-    file = tmp_path / "mine.yaml"
-    file.write_text(yaml.safe_dump(content, sort_keys=False))
-    text = complaint(lambda: experiment.load(str(file), "demo"))
-    assert "mine" in text
-    return text
+@pytest.fixture
+def refused(tmp_path):
+    """The sentence that an experiment is refused with where a dotted path holds `value`, or is missing."""
+    def load(path, value=...) -> str:
+        content = copy.deepcopy(WHOLE)
+        container, last = place(content, path)
+        container[last] = value
+        if value is ...:
+            del container[last]
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+        text = complaint(lambda: experiment.load(str(tmp_path / "mine.yaml"), "demo"))
+        assert "mine" in text
+        return text
+
+    return load
 
 
 @pytest.mark.parametrize("path", REQUIRED)
-def test_a_missing_field_is_named(path, tmp_path):
-    content = copy.deepcopy(WHOLE)
-    container, last = place(content, path)
-    del container[last]
-    assert path.split(".")[-1].rstrip("s") in refused(content, tmp_path)
+def test_a_missing_field_is_named(path, refused):
+    assert path.split(".")[-1].rstrip("s") in refused(path)
 
 
 @pytest.mark.parametrize("path, value", WRONG_TYPE.items())
-def test_a_field_of_the_wrong_type_is_named(path, value, tmp_path):
-    content = copy.deepcopy(WHOLE)
-    container, last = place(content, path)
-    container[last] = value
-    assert path.split(".")[0] in refused(content, tmp_path)
+def test_a_field_of_the_wrong_type_is_named(path, value, refused):
+    assert path.split(".")[0] in refused(path, value)
 
 
 @pytest.mark.parametrize("path, value", OUT_OF_RANGE.items())
-def test_a_value_out_of_range_is_named(path, value, tmp_path):
-    content = copy.deepcopy(WHOLE)
-    container, last = place(content, path)
-    container[last] = value
-    text = refused(content, tmp_path)
-    assert str(last) in text or str(value).strip("[]'") in text
+def test_a_value_out_of_range_is_named(path, value, refused):
+    text = refused(path, value)
+    assert path.strip().split(".")[-1] in text or str(value).strip("[]'") in text
 
 
 @pytest.mark.parametrize("path", UNKNOWN)
-def test_an_unknown_field_is_named_with_the_nearest_known_one(path, tmp_path):
-    content = copy.deepcopy(WHOLE)
-    container, last = place(content, path)
-    container[last] = 1
-    text = refused(content, tmp_path)
+def test_an_unknown_field_is_named_with_the_nearest_known_one(path, refused):
+    text, last = refused(path, 1), path.split(".")[-1]
     assert f"'{last}'" in text or f".{last}'" in text
     assert "unknown key" in text and "did you mean" in text
 

@@ -69,12 +69,8 @@ def test_a_compared_model_is_the_experiment_s_own_but_for_what_it_says():
     assert mine.training == loaded.baseline.model_copy(update={"epochs": 3})
     assert mine.model.options == loaded.model.options | {"dropout": 0.1}
     assert mine.model.normalisation == loaded.model.normalisation
-
-
-def test_another_model_of_a_compared_model_brings_its_own_options():
-    loaded = digits({"mine": {"model": {"name": "small_resnet"}, "why": "a test"}})
-    mine = loaded.compared_models["mine"]
-    assert mine.model.options == {} and mine.training == loaded.baseline
+    another = digits({"mine": {"model": {"name": "small_resnet"}, "why": "a test"}}).compared_models["mine"]
+    assert another.model.options == {} and another.training == loaded.baseline      # its own options
 
 
 def test_null_leaves_a_compared_model_or_an_attack_out():
@@ -176,47 +172,42 @@ def test_what_training_cost_includes_what_it_builds_on(records, run, dataset):
     assert runs.read_json(run.path("records/compared_models/distilled.json"))["seconds"] == seconds["distilled"]
 
 
-def test_a_stopped_comparison_goes_on_where_it_was(records, run, dataset, comparison_data, monkeypatch):
-    asked = []
-    monkeypatch.setattr(comparison, "candidate", lambda run, dataset, name, progress: asked.append(name))
+class JudgedAnewError(Exception):
+    """In place of a judgement."""
+
+
+@pytest.fixture
+def no_judgement(monkeypatch):
+    def candidate(*_):
+        raise JudgedAnewError
+
+    monkeypatch.setattr(comparison, "candidate", candidate)
+
+
+def test_a_stopped_comparison_goes_on_where_it_was(records, run, dataset, comparison_data, no_judgement):
     assert comparison.judged(run, dataset, "plain", comparison_data, progress=False) == records["plain"]
-    assert asked == []
     run.path("records/judged/bit_depth.json").rename(run.path("records/judged/aside.json"))
-    with pytest.raises(AttributeError):      # what the stand-in returns cannot be judged
+    with pytest.raises(JudgedAnewError):
         comparison.judged(run, dataset, "bit_depth", comparison_data, progress=False)
-    assert asked == ["bit_depth"] and not run.path("records/judged/bit_depth.json").exists()
+    assert not run.path("records/judged/bit_depth.json").exists()
     run.path("records/judged/aside.json").rename(run.path("records/judged/bit_depth.json"))
 
 
 @pytest.mark.parametrize("change", [{"images": 39}, {"samples": 4}])
-def test_another_comparison_is_judged_anew(records, run, dataset, comparison_data, monkeypatch, change):
-    class JudgedAnew(Exception):
-        pass
-
-    def candidate(*_):
-        raise JudgedAnew
-
+def test_another_comparison_is_judged_anew(records, run, dataset, comparison_data, no_judgement, change):
     changed = run.experiment.comparison.model_copy(update=change)
     other = dataclasses.replace(run, experiment=run.experiment.model_copy(update={"comparison": changed}))
-    monkeypatch.setattr(comparison, "candidate", candidate)
-    with pytest.raises(JudgedAnew):
+    with pytest.raises(JudgedAnewError):
         comparison.judged(other, dataset, "plain", comparison_data, progress=False)
 
 
-def test_another_model_is_judged_anew(records, run, dataset, comparison_data, monkeypatch):
-    class JudgedAnew(Exception):
-        pass
-
-    def candidate(*_):
-        raise JudgedAnew
-
-    monkeypatch.setattr(comparison, "candidate", candidate)
+def test_another_model_is_judged_anew(records, run, dataset, comparison_data, no_judgement):
     before = run.path("models/baseline.keras").read_bytes()
     model = run.model("baseline")
     model.set_weights([0 * weight for weight in model.get_weights()])
     run.save_model("baseline", model)
     for name in ("plain", "bit_depth", "distilled"):    # the baseline's images are shown to all
-        with pytest.raises(JudgedAnew):
+        with pytest.raises(JudgedAnewError):
             comparison.judged(run, dataset, name, comparison_data, progress=False)
     run.path("models/baseline.keras").write_bytes(before)
     assert comparison.judged(run, dataset, "plain", comparison_data, progress=False) == records["plain"]

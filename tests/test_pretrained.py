@@ -1,11 +1,10 @@
 """Models in figures/: kept as float16, loaded by name, and put into a run in place of a training."""
 import argparse
-import json
 import shutil
 
 import numpy as np
 import pytest
-from tiny_run import SMALL
+from tiny_run import SMALL, copy_of
 
 from kitlib import models
 from kitlib.base.files import read_arrays, read_json, sha256, write_arrays, write_json
@@ -37,7 +36,7 @@ def figures(published, tmp_path):
 
 def change_record(figures, **changes):
     path = figures / "digits_fgsm/models/models.json"
-    path.write_text(json.dumps(read_json(path) | changes))
+    write_json(path, read_json(path) | changes)
 
 
 def test_a_model_comes_back_as_it_was_but_for_the_rounding(run, published):
@@ -117,8 +116,7 @@ def test_placed_models_stand_in_for_their_training_and_say_so(run, published):
         pretrained.place("digits_fgsm", fewer, published)
 
 
-def test_models_from_before_a_setting_existed_are_placed_those_of_an_unknown_one_are_not(run, published, tmp_path):
-    figures = shutil.copytree(published, tmp_path / "figures")
+def test_models_from_before_a_setting_existed_are_placed_those_of_an_unknown_one_are_not(run, figures):
     path, = figures.glob("*/models/models.json")
     record, fewer = read_json(path), SMALL | {"evaluation": {"images": 9}}
     made = [kept["made_of"]["training"] for kept in record["models"].values()]
@@ -159,10 +157,8 @@ def test_a_model_that_a_kill_left_without_a_record_is_replaced(run, published):
 
 
 def test_results_of_placed_models_are_not_published(run, tmp_path):
-    placed = shutil.copytree(run.folder, tmp_path / "run")
-    record = placed / "records/baseline.json"
-    record.write_text(json.dumps(read_json(record) | {"pretrained": {}}))
-    copy = runs.Run(run.experiment, run.profile, run.seed, placed)
+    copy = copy_of(run, tmp_path / "run")
+    write_json(copy.path("records/baseline.json"), run.read_record("baseline") | {"pretrained": {}})
     with pytest.raises(KitError, match="baseline model of .* was taken from the repository"):
         publication.publish(copy, tmp_path / "figures")
 
@@ -187,7 +183,7 @@ def test_alike_models_of_several_experiments_count_once(tmp_path):
 
 
 def test_a_model_other_than_the_judged_one_is_left_out(run, tmp_path):
-    changed = runs.Run(run.experiment, run.profile, run.seed, shutil.copytree(run.folder, tmp_path / "run"))
+    changed = copy_of(run, tmp_path / "run")
     model = run.model("baseline")
     model.set_weights([0 * weight for weight in model.get_weights()])
     changed.save_model("baseline", model)

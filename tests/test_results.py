@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -6,7 +8,7 @@ from kitlib.base import files
 from kitlib.base.places import REPOSITORY
 from kitlib.base.settings import KitError
 from kitlib.evaluation import Accuracy, Evaluation
-from kitlib.experiments import experiment, results, runs, verdicts
+from kitlib.experiments import experiment, results, verdicts
 from kitlib.experiments.settings import PaperFigure
 
 FGSM = attacks.read({"name": "fgsm", "eps": "8/255"})
@@ -141,7 +143,7 @@ def test_a_record_that_breaks_the_schema_is_refused(tmp_path):
     lambda then: then | {"paper_figures": []},
 ], ids=["settings", "unknown", "figures"])
 def test_results_of_a_run_are_those_of_its_settings(finished_run, tmp_path, stale):
-    run = runs.Run(finished_run.experiment, finished_run.profile, finished_run.seed, tmp_path)
+    run = dataclasses.replace(finished_run, folder=tmp_path)
     with pytest.raises(KitError, match="run notebook 05_evaluation.ipynb first"):
         results.of_run(run)
     record = files.read_json(finished_run.path("results.json"))
@@ -153,7 +155,7 @@ def test_results_of_a_run_are_those_of_its_settings(finished_run, tmp_path, stal
 
 
 def test_results_from_before_a_setting_existed_still_count(finished_run, tmp_path):
-    run = runs.Run(finished_run.experiment, finished_run.profile, finished_run.seed, tmp_path)
+    run = dataclasses.replace(finished_run, folder=tmp_path)
     record = files.read_json(finished_run.path("results.json"))
     del record["experiment"]["baseline"]["label_smoothing"]
     files.write_json(run.path("results.json"), record | {"fingerprint": "that of another version"})

@@ -1,6 +1,10 @@
 """A finished run of digits that takes seconds: notebooks 01 to 05 without their prose."""
 from __future__ import annotations
 
+import dataclasses
+import shutil
+from pathlib import Path
+
 import keras
 
 from kitlib import attacks, data, evaluation, models
@@ -28,6 +32,11 @@ def finished() -> Run:
         judged[name] = results.model_results(found, run.experiment, dataset.class_names)
     results.write(results.collect(run, dataset, judged), run.folder)
     return run
+
+
+def copy_of(run: Run, folder: Path) -> Run:
+    """The same run in another folder, for a test that changes it."""
+    return dataclasses.replace(run, folder=shutil.copytree(run.folder, folder))
 
 
 def _trained(run: Run, dataset, seed: int) -> keras.Model:

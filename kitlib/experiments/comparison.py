@@ -155,7 +155,8 @@ def judged(run: Run, dataset: Dataset, name: str, on: ComparisonData, progress: 
         return known
     started = time.perf_counter()
     found = candidate(run, dataset, name, progress)
-    record = {"key": key, **_measured(run, found, on), "training": _times(found.seconds, _baseline_seconds(run)),
+    record = {"key": key, **_measured(run, found, on),
+              "training": _times(found.seconds, run.read_record("baseline")["seconds"]),
               "inference": _times(*_inference_seconds(found.judged, on, run.experiment.evaluation.batch_size)),
               "seconds": round(time.perf_counter() - started, 3)}
     write_json(path, record)
@@ -204,10 +205,6 @@ def _measured(run: Run, found: Candidate, on: ComparisonData) -> dict:
         "naive": naive.under(comparison.headline).record(), "attacks": record,
         "worst_case": everything.worst(list(everything.attacked)).record(),
     }
-
-
-def _baseline_seconds(run: Run) -> float:
-    return run.read_record("baseline")["seconds"]
 
 
 def _times(seconds: float, plain: float) -> dict:

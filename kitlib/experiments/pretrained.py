@@ -137,7 +137,8 @@ def load(name: str, figures: Path = FIGURES) -> keras.Model:
     Raises KitError for an unknown name, and for a file that is missing or not the one that models.json speaks of.
     """
     _, kept = _find(name, figures)
-    path = _file(name, figures)
+    experiment, which = name.split("/")
+    path = figures / experiment / "models" / f"{which}.npz"
     if not path.is_file() or sha256(path) != kept.sha256:
         raise KitError(f"{path} is missing or not the file that models.json speaks of (its SHA-256 differs): "
                        "get it again, with `git checkout`")
@@ -147,11 +148,6 @@ def load(name: str, figures: Path = FIGURES) -> keras.Model:
 def kept(name: str, figures: Path = FIGURES) -> Kept:
     """What models.json says of a kept model. Raises KitError for an unknown name."""
     return _find(name, figures)[1]
-
-
-def _file(name: str, figures: Path) -> Path:
-    experiment, which = name.split("/")
-    return figures / experiment / "models" / f"{which}.npz"
 
 
 def _find(name: str, figures: Path) -> tuple[Collection, Kept]:

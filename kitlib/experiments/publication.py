@@ -2,14 +2,12 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 from kitlib import audit, plots
 from kitlib.base.files import atomic_folder, read_json, write_json
-from kitlib.base.places import NOTEBOOKS
 from kitlib.base.settings import KitError
 from kitlib.experiments import evidence, experiment, pretrained, results, verdicts
 from kitlib.experiments.results import Results
@@ -67,7 +65,7 @@ def _copy(run: Run, folder: Path, fingerprint: str) -> dict[str, str]:
             left_out[name] = f"larger than {LARGEST / 1e6:.1f} MB"
         elif path.parent.name == "records" and not _is_of(read_json(path), fingerprint):
             left_out[name] = "of other settings than results.json"
-        elif path.parent.name in ("figures", "tables") and _names(stale, f"{path.parent.name}/{path.stem}"):
+        elif path.parent.name in ("figures", "tables") and name.removesuffix(path.suffix) in stale:
             left_out[name] = "of a notebook whose record is of other settings than results.json"
         elif path.parent.parent.name == "audit" and not audit.is_of_its_model(path.parent):
             left_out[name] = "the audit of a model that has been trained again since"
@@ -89,21 +87,11 @@ def _is_of(record, fingerprint: str) -> bool:
     return isinstance(record, dict) and record.get("fingerprint") == fingerprint
 
 
-def _owned_by_stale_records(run: Run, fingerprint: str) -> str:
-    """The names of the files of the records that are left out, as each of them lists them. Of a record that lists none
-    the text of its notebook, where they are named."""
-    named = []
-    for path in sorted(run.folder.glob("records/[!.]*.json")):
-        record, lesson = read_json(path), NOTEBOOKS / f"{path.stem}.ipynb"
-        if isinstance(record, dict) and not _is_of(record, fingerprint):
-            listed = record.get("files")
-            named.append("\n".join(map(str, listed)) if isinstance(listed, list)
-                         else lesson.read_text(encoding="utf-8") if lesson.is_file() else "")
-    return "\n".join(named)
-
-
-def _names(text: str, name: str) -> bool:
-    return re.search(rf"{re.escape(name)}\b", text) is not None
+def _owned_by_stale_records(run: Run, fingerprint: str) -> set[str]:
+    """The files that the records which are left out list, without their endings."""
+    records = map(read_json, sorted(run.folder.glob("records/[!.]*.json")))
+    listed = [record.get("files") for record in records if isinstance(record, dict) and not _is_of(record, fingerprint)]
+    return {str(Path(name).with_suffix("")) for names in listed if isinstance(names, list) for name in names}
 
 
 def _files(run: Run) -> Iterable[Path]:
