@@ -34,8 +34,8 @@ def check(mine, right, mistakes=None, *, atol: float = 1e-5, share: float = 1.0)
     if solved:
         return "right"
     if not alike:
-        told = [str(each[0]) if len(each) == 1 else f"of {len(each)} arrays" for each in shapes]
-        return f"not right: shape {told[0]} instead of {told[1]}"
+        told = [f"shape {each[0]}" if len(each) == 1 else f"{len(each)} arrays" for each in shapes]
+        return f"not right: {told[0]} instead of {told[1]}"
     if found.size == 1 and np.isfinite(found[0]):
         return f"not right: {found[0]:.6g} is too {'large' if found[0] > wanted[0] else 'small'}"
     off = ~close(wanted)
