@@ -20,6 +20,13 @@ def no_open_figures():
     plt.close("all")
 
 
+@pytest.fixture(autouse=True)
+def runs_folder(tmp_path, monkeypatch):
+    """A folder of runs of each test's own."""
+    monkeypatch.setenv("KITLIB_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
 @pytest.fixture(scope="session")
 def digits():
     """All 8 x 8 digits: pixels float32, 1797 x 8 x 8 x 1, in [0, 1], and int labels."""

@@ -279,8 +279,7 @@ def test_a_gpu_is_shared():
     assert os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"
 
 
-def test_a_batch_that_was_killed_has_failed(tmp_path, monkeypatch):
-    monkeypatch.setenv("KITLIB_RUNS", str(tmp_path))
+def test_a_batch_that_was_killed_has_failed(monkeypatch):
     monkeypatch.setattr(batch.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=-9))
     assert batch.run({"targets": []}, batch.Options()) == 137
 

@@ -120,9 +120,8 @@ def cuts(whole: bytes, dice: random.Random) -> list[bytes]:
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
+def run():
     """A run with a prepared data set, a model, adversarial images, and a record."""
-    monkeypatch.setenv("KITLIB_RUNS", str(tmp_path / "runs"))
     run = runs.open_run("digits_fgsm", "smoke")
     toy_data().save(run.path("prepared.npz"))
     run.save_model("baseline", network())
@@ -169,13 +168,12 @@ def test_a_model_of_other_data_is_refused(run):
 
 # Two at once
 
-def test_a_second_batch_in_a_folder_of_runs_is_refused(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("KITLIB_RUNS", str(tmp_path))
+def test_a_second_batch_in_a_folder_of_runs_is_refused(runs_folder, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["kitlib", "reproduce", "digits_fgsm", "--profile", "smoke"])
-    with files.locked(tmp_path, "batch"):
+    with files.locked(runs_folder, "batch"):
         assert command_line.main() == 2
     assert "error: another batch runs in" in capsys.readouterr().err
-    assert os.listdir(tmp_path) == [".batch.lock"]
+    assert os.listdir(runs_folder) == [".batch.lock"]
 
 
 def _write_again_and_again(path: Path, letter: str) -> None:

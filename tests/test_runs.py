@@ -13,13 +13,8 @@ from kitlib.base.settings import KitError
 from kitlib.experiments import experiment, headless, runs, status
 
 
-@pytest.fixture(autouse=True)
-def own_runs_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("KITLIB_RUNS", str(tmp_path))
-
-
-def test_each_experiment_profile_seed_and_override_has_its_folder(tmp_path):
-    assert runs.open_run("digits_fgsm", "smoke", 3).folder == tmp_path / "digits_fgsm" / "smoke" / "seed3"
+def test_each_experiment_profile_seed_and_override_has_its_folder(runs_folder):
+    assert runs.open_run("digits_fgsm", "smoke", 3).folder == runs_folder / "digits_fgsm" / "smoke" / "seed3"
     changed = runs.open_run("digits_fgsm", "smoke", 3, {"baseline": {"epochs": 2}})
     assert changed.folder.parent.name.startswith("smoke+") and changed.experiment.baseline.epochs == 2
     assert runs.open_run("digits_fgsm", "smoke", 3, "{baseline: {epochs: 2}}").folder == changed.folder
@@ -90,9 +85,9 @@ def test_two_files_of_one_s_own_do_not_share_a_folder(tmp_path):
     assert runs.open_run(str(second), "smoke").folder == run.folder
 
 
-def test_a_name_with_a_dot_is_a_name(tmp_path):
+def test_a_name_with_a_dot_is_a_name(tmp_path, runs_folder):
     own = own_experiment(tmp_path / "mine", "set.v2")
-    assert runs.open_run(str(own), "smoke").folder == tmp_path / "set.v2" / "smoke" / "seed0"
+    assert runs.open_run(str(own), "smoke").folder == runs_folder / "set.v2" / "smoke" / "seed0"
     assert [headless.name_of(name) for name in ("set.v2", str(own), "a.b/c.yml")] == ["set.v2", "set.v2", "c"]
 
 
@@ -107,23 +102,23 @@ def test_a_record_lists_the_pictures_and_tables_that_it_owns():
     assert "files" not in run.read_record("07_other_defences")      # each picture belongs to one record
 
 
-def test_what_runs_there_are_is_told(finished_run, tmp_path):
-    place = tmp_path / "digits_fgsm" / "demo" / "seed0"
+def test_what_runs_there_are_is_told(finished_run, runs_folder):
+    place = runs_folder / "digits_fgsm" / "demo" / "seed0"
     shutil.copytree(finished_run.folder, place)
     other = runs.open_run("digits_fgsm", "smoke", 2)
     other.write_record("data", {"report": {}})
     other.path("prepared.npz").touch()
     other.path("notebooks").mkdir()
-    (tmp_path / "sweeps/mine/seed0").mkdir(parents=True)
+    (runs_folder / "sweeps/mine/seed0").mkdir(parents=True)
     with other.path("notebooks/.02_baseline_training.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        table = status.table(tmp_path).set_index("run")
+        table = status.table(runs_folder).set_index("run")
     assert list(table.index) == ["digits_fgsm/demo/seed0", "digits_fgsm/smoke/seed2"]
     assert table["notebooks"].iloc[1] == "1 of 5 done; 02_baseline_training is running"
     assert table["found"].iloc[1] == "nothing yet" and "defended: clean" in table["found"].iloc[0]
     (place / "results.json").write_text("{")
-    assert "unreadable" in status.table(tmp_path)["found"].iloc[0]
-    assert "running" not in status.table(tmp_path)["notebooks"].iloc[1]
+    assert "unreadable" in status.table(runs_folder)["found"].iloc[0]
+    assert "running" not in status.table(runs_folder)["notebooks"].iloc[1]
 
 
 def test_the_progress_of_a_batch_is_told(tmp_path):
@@ -135,9 +130,9 @@ def test_the_progress_of_a_batch_is_told(tmp_path):
     assert headless.progress(batch_of, 1060) == ", notebook 10 of 10, nothing left"
 
 
-def test_all_runs_keep_their_checkpoints_in_one_place(tmp_path):
+def test_all_runs_keep_their_checkpoints_in_one_place(runs_folder):
     for name in ("cifar10_exp1", "lung_ct"):
-        assert runs.open_run(name, "full").checkpoints == tmp_path / "checkpoints"
+        assert runs.open_run(name, "full").checkpoints == runs_folder / "checkpoints"
 
 
 def test_notebook_parameters_open_the_run():

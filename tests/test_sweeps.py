@@ -18,11 +18,6 @@ from kitlib.experiments import aggregates, batch, results, runs, sweeps
 from kitlib.experiments.aggregates import Distance, Spread
 
 
-@pytest.fixture(autouse=True)
-def own_runs_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("KITLIB_RUNS", str(tmp_path / "runs"))
-
-
 @pytest.fixture
 def written(tmp_path):
     """Write a sweep file and return its path."""

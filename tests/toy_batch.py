@@ -2,9 +2,6 @@
 
 Snakefile, headless.py, papermill and kernels are the real ones; each notebook writes what its rule promises,
 slowly and piece by piece, so that a kill can hit it in the middle.
-
-`python tests/toy_batch.py` shows how the total time grows with runs and with notebooks at a time. There each notebook
-is two seconds of sleep, so that what is measured is the engine and not this machine.
 """
 import json
 import os
@@ -12,8 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 
 import nbformat
@@ -135,26 +130,3 @@ class ToyBatch:
         """Every promised file that is there."""
         places = {name: self.folder(seed) / name for made in MADE.values() for name in made}
         return {name: path.read_bytes() for name, path in places.items() if path.exists()}
-
-
-def growth(runs=(1, 2, 4, 8, 16), workers=(1, 2, 4, 8), seconds: float = 2.0) -> None:
-    """Print total seconds by runs and by notebooks at a time, each beside the least that is possible."""
-    heads = " | ".join(f"{count} at a time" for count in workers)
-    print(f"| runs of five notebooks, {seconds:g} s each | {heads} |")
-    print("|" + " --- |" * (len(workers) + 1))
-    for count in runs:
-        cells = []
-        for cores in workers:
-            with tempfile.TemporaryDirectory() as home:
-                toy = ToyBatch(Path(home))
-                toy.sleep_instead(seconds)
-                begin = time.monotonic()
-                status, said = toy.run(*(f"toy/demo/seed{seed}/results.json" for seed in range(count)), cores=cores)
-                assert status == 0, said
-            least = seconds * max(4 if cores > 1 else 5, 5 * count / cores)  # 03 and 04 go side by side
-            cells.append(f"{time.monotonic() - begin:.0f} (least {least:.0f})")
-        print(f"| {count} | " + " | ".join(cells) + " |", flush=True)
-
-
-if __name__ == "__main__":
-    growth()
