@@ -7,8 +7,10 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import os
 import re
 import shlex
+import signal
 import sys
 import time
 from pathlib import Path
@@ -105,17 +107,38 @@ def _add_batch_options(command: argparse.ArgumentParser) -> None:
 def main() -> int:
     arguments = _parser().parse_args()
     try:
+        if "" in sys.argv[1:]:
+            raise KitError("one of the arguments is empty, as a variable of the shell is that is not set: name it")
         _check_it_is_the_repository(arguments)
         if getattr(arguments, "prepares", True):
             prepare()
-        return arguments.function(arguments)
+        status = arguments.function(arguments)
+        print(end="", flush=True)       # a reader that is gone, a full disk: met here, where they are told
+        return status
     except KitError as error:
         if arguments.traceback:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if arguments.traceback:
+            raise
+        return _refused_by_the_system(error)
     except KeyboardInterrupt:
         return 130
+
+
+def _refused_by_the_system(error: OSError) -> int:
+    """The exit code for what no part of the kit knows better, such as a name that is too long. That the reader of the
+    output is gone, as in `| head`, is no mistake."""
+    try:
+        print(end="", flush=True)
+    except OSError:     # Python would try again at its end, and complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        return 128 + signal.SIGPIPE
+    print(f"error: {error}", file=sys.stderr)
+    return 2
 
 
 def _check_it_is_the_repository(arguments) -> None:
@@ -127,7 +150,7 @@ def _check_it_is_the_repository(arguments) -> None:
 
 def add_audit(command: argparse.ArgumentParser) -> None:
     """The options of `audit`, named like the fields of the requests that they make (`_audit_request`)."""
-    command._negative_number_matcher = re.compile(r"^-[\d.][\d.,eE+-]*$")   # -1,1 is a range, no option
+    command._negative_number_matcher = re.compile(r"^-[\d.][\d.,eE+/-]*$")   # -1,1 is a range, no option
     command.add_argument("file", nargs="?", help="a saved Keras 3 model (.keras), or weights with --model-name")
     command.add_argument("--data", help="digits, cifar10, ..., a folder of <class>/<image>, or an .npz")
     command.add_argument("--eps", type=_number(parse_epsilon),
@@ -249,7 +272,7 @@ def run_audit(arguments) -> int:
     folder = getattr(arguments, "out", folder).absolute()
     files.check_folder(folder, may_hold=audit.FILES)
     if asked.save_images:
-        saved.check(asked.save_images, subject.images.shape[-1])
+        saved.check(asked.save_images, subject.images.shape[-1], folder)
     print(f"judged: {about['model']}\non: {len(subject.images)} of {about['data']}\nclasses: {about['class_order']}\n"
           f"the model takes {subject.target.takes}\nand returns {subject.target.returns}\n", flush=True)
     if about.get("loading") and about["loading"].sentence:

@@ -159,6 +159,12 @@ def test_wrong_classes_are_refused(saved):
     assert "of 9 there is none" in about["data"]
 
 
+def test_names_of_bytes_and_a_capital_extension(tmp_path):
+    np.savez(tmp_path / "mine.npz", images=some_images(3), labels=np.arange(3), class_names=["é".encode(), b"b", b"c"])
+    (tmp_path / "mine.npz").rename(tmp_path / "MINE.NPZ")
+    assert judged_data.read(str(tmp_path / "MINE.NPZ"), DataRequest((8, 8, 1), 3)).class_names == ("é", "b", "c")
+
+
 def test_training_data_that_do_not_fit_are_refused_at_once(saved):
     words = saved / "mine.keras", "--data", saved / "mine.npz", "--eps", 0.1, "--train-data", saved / "train.npz"
     for pairs, says in (({"x_train": some_images(4, (9, 9, 1)), "y_train": np.arange(4)}, "images of"),
@@ -170,6 +176,8 @@ def test_training_data_that_do_not_fit_are_refused_at_once(saved):
             subject_of(*words)
     np.savez(saved / "train.npz", x_train=some_images(5), y_train=np.arange(5), x_test=some_images(3), y_test=[0, 1, 2])
     assert len(subject_of(*words)[0].train_images) == 5
+    with pytest.raises(KitError, match="--train-data: 'nowhere' is neither"):
+        subject_of(*words[:-1], "nowhere")
 
 
 def test_code_in_a_model_runs_only_when_allowed(saved):
@@ -249,6 +257,15 @@ def test_the_folder_is_tried_before_anything_is_measured(saved, capsys, monkeypa
     assert mine.read_text() == "all my work"
 
 
+@pytest.mark.parametrize("images", ["full", "full/adversarial", "."])
+def test_saved_images_and_the_record_lie_apart(saved, capsys, monkeypatch, images):
+    words = ["audit", saved / "mine.keras", "--data", saved / "mine.npz", "--eps", "8/255", "--out", saved / "full",
+             "--save-images", saved / images]
+    monkeypatch.setattr(sys, "argv", ["kitlib", *map(str, words)])
+    assert command_line.main() == 2
+    assert "must lie apart" in capsys.readouterr().err and not (saved / "full").exists()
+
+
 def test_weights_with_the_name_of_a_kit_network(saved):
     options = '{"widths": [4, 4], "dense": [8], "dropout": 0}'
     settings = {"name": "even_deeper_cnn", "options": {"widths": [4, 4], "dense": [8], "dropout": 0}}
@@ -289,6 +306,8 @@ def test_options_of_a_network_need_its_name(saved):
     ({"images": np.zeros((3, 8, 8), np.uint8), "labels": np.full(3, 2**32 + 1)}, "reach from 4294967297"),
     ({"images": np.zeros((3, 8, 8), np.uint8), "labels": np.arange(3), "class_names": ["a", "b"]}, "2 classes"),
     ({"images": np.zeros((3, 8, 8), np.uint8), "labels": np.arange(3), "class_names": np.array("a")}, "1 classes"),
+    ({"images": np.zeros((3, 8, 8), np.uint8), "labels": np.arange(3), "class_names": list("abcdefghia")},
+     "names two classes 'a'"),
     ({"images": np.full((3, 8, 8), 200.0), "labels": np.zeros(3, int)}, "floats in"),
     ({"images": np.zeros((3, 8, 8), np.uint8), "labels": np.zeros((3, 10))}, "one whole number"),
     ({"images": np.zeros((3, 8, 8), np.uint8), "labels": np.zeros(4, int)}, "3 images .* and 4 labels"),

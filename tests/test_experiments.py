@@ -117,6 +117,7 @@ def test_impossible_experiments_are_refused(tmp_path, content, path, value, mess
     (("digits_fgsm", "demo", {"evaluation": {"shown": []}}), "evaluation.shown"),
     (("digits_fgsm", "demo", {"attacks": {"as_defined": {"clean": {"name": "fgsm", "eps": 0.1}}}}),
      "may not be called 'clean'"),
+    (("digits_fgsm", "demo", {"attacks": {"as_defined": {300 * "x": {"name": "fgsm", "eps": 0.1}}}}), "names no file"),
     (("digits_fgsm", "demo", {"attacks": {"as_defined": {"a 8-255": {"name": "fgsm", "eps": 0.1},
                                                          "A 8/255": {"name": "pgd", "eps": 0.1}}}}), "share a file"),
 ])

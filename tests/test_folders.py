@@ -1,7 +1,9 @@
 """Folders of pictures of many kinds: each gives known pixels and a known accuracy, or one clear error."""
 import io
+import struct
 import sys
 import unicodedata
+import zlib
 from pathlib import Path
 
 import keras
@@ -75,14 +77,20 @@ def hounsfield(path, level):
     saved(path.with_suffix(".tif"), Image.fromarray(np.full((SIDE, SIDE), level / 255 * 1400 - 1000, np.float32)))
 
 
-def dicom(name="{}.dcm", value=lambda level: level, bits=16, kind="MONOCHROME2", pixels=True, **tags):
+def not_finite(path, level):
+    saved(path.with_suffix(".tif"), Image.fromarray(np.full((SIDE, SIDE), np.nan, np.float32)))
+
+
+def dicom(name="{}.dcm", value=lambda level: level, bits=16, kind="MONOCHROME2", pixels=True, lossless=False, **tags):
     """A DICOM file; `value` is what is stored for a grey level."""
     def make(path, level):
         from pydicom.dataset import FileDataset, FileMetaDataset
-        from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+        from pydicom.encaps import encapsulate
+        from pydicom.uid import ExplicitVRLittleEndian, JPEGLosslessSV1, SecondaryCaptureImageStorage, generate_uid
 
         meta = FileMetaDataset()
-        meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+        meta.TransferSyntaxUID = JPEGLosslessSV1 if lossless else ExplicitVRLittleEndian
+        meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
         meta.MediaStorageSOPInstanceUID = generate_uid()
         file = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
         file.SOPClassUID, file.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
@@ -95,6 +103,9 @@ def dicom(name="{}.dcm", value=lambda level: level, bits=16, kind="MONOCHROME2",
         if pixels:
             count = SIDE * SIDE * file.SamplesPerPixel * int(tags.get("NumberOfFrames", 1))
             file.PixelData = np.full(count, value(level), np.uint8 if bits == 8 else np.uint16).tobytes()
+        if lossless:
+            file.PixelData = encapsulate([file.PixelData])
+            file["PixelData"].is_undefined_length = True
         file.save_as(path.with_name(name.format(path.name)), enforce_file_format=True)
     return make
 
@@ -102,6 +113,21 @@ def dicom(name="{}.dcm", value=lambda level: level, bits=16, kind="MONOCHROME2",
 def stored(level):
     """12 bits that mean -1024 to 3071 after the rescale below; the window -200 +- 750 shows them as the level."""
     return round(-950 + level / 255 * 1499 + 1024)
+
+
+def deep_colours(scale=257, bands=3):
+    """PNG of 16 bits a colour (bands 3, with transparency 4) or of grey with transparency (2), which Pillow cannot
+    write."""
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    def make(path, level):
+        pixels = np.full((SIDE, SIDE, bands), level * scale, ">u2")
+        head = struct.pack(">IIBBBBB", SIDE, SIDE, 16, {2: 4, 3: 2, 4: 6}[bands], 0, 0, 0)
+        rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in pixels))
+        path.with_suffix(".png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows)
+                                             + chunk(b"IEND", b""))
+    return make
 
 
 LUNG = {"RescaleSlope": 1, "RescaleIntercept": -1024, "WindowCenter": [-200, 40], "WindowWidth": [1500, 400]}
@@ -179,6 +205,11 @@ def loose(home):
     png(home / "1", 50)
 
 
+def one_part_beside_classes(home):
+    patients(home)
+    (home / "dark").rename(home / "test")
+
+
 def parts_within_classes(home):
     for part in ("train", "test"):
         classes(home, lambda path, level, part=part: (path.parent / part).mkdir(exist_ok=True)
@@ -218,6 +249,10 @@ GOOD = {
     "PGM of 12 bits, which says so": (of(twelve_bit_pgm), {}),
     "12 bits in 16": (of(deep(".png", scale=16)), {"window": (0, 255 * 16)}),
     "12 bits in 16, cropped": (of(deep(".png", scale=16)), {"way": "resize-and-crop", "window": (0, 255 * 16)}),
+    "16 bits a colour": (of(deep_colours()), {}),
+    "12 bits in 16 a colour": (of(deep_colours(16)), {"window": (0, 255 * 16)}),
+    "12 bits in 16, grey with transparency": (of(deep_colours(16, 2)), {"window": (0, 255 * 16)}),
+    "12 bits in 16 a colour, cropped": (of(deep_colours(16, 4)), {"way": "resize-and-crop", "window": (0, 255 * 16)}),
     "Hounsfield units in floats": (of(hounsfield), {"window": (-1000, 400)}),
     "DICOM with a window": (of(dicom(value=stored, bits=12, **LUNG)), {}),
     "DICOM of 8 bits": (of(dicom(bits=8)), {}),
@@ -231,6 +266,7 @@ GOOD = {
     "DICOM, cropped": (of(dicom("{}.dicom", value=stored, bits=12, **LUNG)), {"way": "resize-and-crop"}),
     "parts": (parts(), {}),
     "parts of other names": (parts("Training", "VAL"), {}),
+    "classes called like parts": (lambda home: classes(home, png, names=("car", "train")), {}),
     "patients": (patients, {}),
     "patients in parts": (patients_in_parts, {}),
     "patients' series": (series_of_patients, {}),
@@ -241,12 +277,21 @@ GOOD = {
 
 BAD = {
     "12 bits in 16, unstated": (of(deep(".png", scale=16)), {}, "largest value is 3200 of 65535: state .*0,4095"),
+    "12 bits in 16 a colour, unstated": (of(deep_colours(16)), {}, "6 images .* have 16 bits, .* 3200 of 65535: state"),
+    "floats without end": (of(not_finite), {"window": (0, 1)}, "0.tif: it holds values that are no finite numbers"),
     "floats, unstated": (of(hounsfield), {}, "32-bit numbers .* or state which values .*--intensity LOW,HIGH"),
     "a window for 8 bits": (of(png), {"window": (0, 4095)}, "nothing to apply a window to"),
     "pages": (of(pages), {}, "0.tif: it holds 2 frames"),
     "DICOM without a window": (of(dicom(bits=12)), {}, "DICOM of 12 bits without a linear window.*--intensity"),
     "DICOM with a curve": (of(dicom(bits=12, VOILUTFunction="SIGMOID", WindowCenter=9, WindowWidth=9)), {},
                            "without a linear window"),
+    "DICOM with a window of no width": (of(dicom(bits=12, WindowCenter=9, WindowWidth=0)), {},
+                                        "without a linear window"),
+    "DICOM of signed 8 bits": (of(dicom(bits=8, PixelRepresentation=1)), {}, "of 8 bits without a linear window"),
+    "DICOM with half a rescale": (of(dicom(bits=12, RescaleIntercept=-1000, WindowCenter=9, WindowWidth=9)), {},
+                                  "0.dcm: it states half of a rescale"),
+    "DICOM of an unknown compression": (of(dicom(bits=12, lossless=True)), {},
+                                        "compressed as JPEG Lossless.*pylibjpeg"),
     "DICOM of several frames": (of(dicom(bits=8, NumberOfFrames=2)), {}, "0.dcm: it holds 2 frames"),
     "DICOM without a picture": (of(dicom(pixels=False)), {}, "0.dcm: it is DICOM without a picture"),
     "DICOM cut short": (torn, {}, "1 of 6 images cannot be used: .*0.dcm: it is damaged or cut short"),
@@ -254,6 +299,9 @@ BAD = {
     "other classes in test": (parts(test_names=("dark", "bright")), {},
                               r"the test part has classes that the train part has not \(bright\), and lacks light"),
     "a name in two forms": (accents_twice, {}, "two folders called 'bénin'"),
+    "a class called like a part, with patients": (one_part_beside_classes, {},
+                                                  r"mixes test with other folders \(light\)"),
+    "parts without classes": (lambda home: classes(home, png, names=("test", "train")), {}, "no folders of classes"),
     "no folders of classes": (loose, {}, "no folders of classes, but 1 files"),
     "parts within classes": (parts_within_classes, {}, "dark holds test, train: parts come before classes"),
     "files of other kinds alone": (of(lambda path, level: path.with_suffix(".nii").touch()), {},

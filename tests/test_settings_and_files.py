@@ -46,6 +46,22 @@ def test_every_problem_is_told_at_once():
         Example.read({"count": "many", "x": 1}, "here")
 
 
+class Mixed(Settings):
+    count: int = 1
+    eps: Epsilon | None = None
+    share: float | None = None
+    options: dict[str, int | bool] = {}
+    on: bool = False
+    either: int | bool = 1
+
+
+@pytest.mark.parametrize("name", ["count", "eps", "share"])
+def test_yes_and_no_are_no_numbers(name):
+    with pytest.raises(KitError, match=f"mine: '{name}': .*number.*got True"):
+        Mixed.read({name: True}, "mine")
+    assert Mixed.read({"on": True, "either": True, "options": {"a": True}}, "mine").on
+
+
 def test_choose_lists_what_there_is():
     assert choose("a", {"a": 1}, "letter") == 1
     with pytest.raises(KitError, match="there is no letter 'zz'; known: a"):
@@ -60,6 +76,15 @@ def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path):
         raise RuntimeError("killed")
     assert files.read_json(path) == {"old": 1}
     assert os.listdir(tmp_path) == ["record.json"]
+
+
+def test_what_is_there_and_no_file_stays_as_it_is(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name, says in (("pipe", "device or pipe: choose a file"), ("folder", "folder: choose a file")):
+        with pytest.raises(KitError, match=f"{name} is a {says}"):
+            files.write_text(tmp_path / name, "new")
+    assert (tmp_path / "pipe").is_fifo() and sorted(os.listdir(tmp_path)) == ["folder", "pipe"]
 
 
 def test_written_files_can_be_read_by_others(tmp_path):
@@ -180,7 +205,7 @@ def test_yaml_of_no_meaning_is_a_clear_error(text):
         files.parse_yaml(text, "mine.yaml")
 
 
-@pytest.mark.parametrize("content", ["", "{", "\x00\xff", '{"a": 1'])
+@pytest.mark.parametrize("content", ["", "{", "\x00\xff", '{"a": 1', 100_000 * "["])
 def test_damaged_json_is_a_clear_error(tmp_path, content):
     (tmp_path / "r.json").write_text(content)
     with pytest.raises(KitError, match="r.json is damaged"):

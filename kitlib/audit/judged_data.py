@@ -83,17 +83,18 @@ def read_training(where: str, asked: DataRequest) -> tuple[np.ndarray, np.ndarra
 
 def _read(where: str, asked: DataRequest, training: bool = False) -> JudgedData:
     path = Path(os.path.abspath(os.path.expanduser(where)))
-    if asked.loading is not None and not training and (where in NAMES or path.suffix == ".npz"):
+    if asked.loading is not None and not training and (where in NAMES or path.suffix.lower() == ".npz"):
         raise KitError("--pictures, --interpolation, --resize and --intensity say how the pictures of a folder are "
                        f"loaded, and {where} is none")
     if where in NAMES:
         found = _from_dataset(data.load(_settings(asked.shape, where), seed=0))
         return dataclasses.replace(found, source=f"{found.source}; {' x '.join(map(str, found.images.shape[1:]))}")
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         return _from_npz(path, asked, TRAINED + JUDGED if training else JUDGED)
     if os.path.isdir(path):
         return _from_folder(path, asked, folder.TRAINING if training else folder.JUDGED)
-    raise KitError(f"--data: '{where}' is neither a data set ({', '.join(NAMES)}) nor a folder of images nor an .npz")
+    option = "--train-data" if training else "--data"
+    raise KitError(f"{option}: '{where}' is neither a data set ({', '.join(NAMES)}) nor a folder of images nor an .npz")
 
 
 def _check_shape(images: np.ndarray, shape: tuple, where: str) -> None:
@@ -138,9 +139,12 @@ def _from_npz(path: Path, asked: DataRequest, keys) -> JudgedData:
     arrays = read_arrays(path)
     if "about" in arrays:
         return _from_dataset(data.Dataset.load(path))
-    names = tuple(map(str, np.ravel(arrays.get("class_names", asked.order or range(asked.classes or 0)))))
+    names = tuple(name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else str(name)
+                  for name in np.ravel(arrays.get("class_names", asked.order or range(asked.classes or 0))))
     if not names:
         raise KitError(f"{path.name} does not say how many classes there are: give their names with --class-order")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise KitError(f"{path.name} names two classes '{twice[0]}': give each a name of its own")
     pair, train = (next((pair for pair in pairs if set(pair) <= set(arrays)), None) for pairs in (keys, TRAINED))
     if pair is None:
         raise KitError(f"{path.name} holds {', '.join(arrays) or 'nothing'}: it must hold "

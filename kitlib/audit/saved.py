@@ -15,8 +15,13 @@ from kitlib.base.settings import KitError
 CHANNELS = (1, 3, 4)    # of which a PNG is made
 
 
-def check(folder: Path, channels: int) -> None:
-    """Raises KitError where `save` could not write there, before any time is spent."""
+def check(folder: Path, channels: int, record: Path) -> None:
+    """Raises KitError where `save` could not write there, or would replace the folder `record`, before any time is
+    spent."""
+    images, record = Path(folder).resolve(), Path(record).resolve()
+    if images == record or images in record.parents or record in images.parents:
+        raise KitError(f"--save-images: {images} and {record}, where the record is written, must lie apart, as each "
+                       "is replaced as a whole")
     if channels not in CHANNELS:
         raise KitError(f"--save-images: a PNG has 1, 3 or 4 channels, and the model takes {channels}")
     check_folder(folder, may_hold=set())

@@ -26,11 +26,13 @@ _FREE_SPACE = "free space or choose another folder"
 def atomic_file(path: Path):
     """Yield a path to write to; it becomes `path` only if the block ends without an error.
 
-    Raises KitError where the folder cannot be written or the disk is full; `path` is then
-    as it was before.
+    Raises KitError where the folder cannot be written or the disk is full, and where `path` is there and no file;
+    it is then as it was before.
     """
     path = Path(path)
     try:
+        if path.exists() and not path.is_file():    # a device, say: renaming would put a file in its place
+            raise KitError(f"{path} is a {'folder' if path.is_dir() else 'device or pipe'}: choose a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     except OSError as error:
@@ -178,7 +180,7 @@ def read_json(path: Path):
         raise KitError(f"{path} does not exist") from None
     except OSError as error:
         raise _unreadable(path, error) from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise KitError(f"{path} is damaged ({error}): delete it and make it again") from None
 
 

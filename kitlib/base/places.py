@@ -35,7 +35,7 @@ def runs_folder() -> Path:
 
     Raises KitError for braces in its name, which mean something to Snakemake.
     """
-    folder = _place("KITLIB_RUNS", "runs").resolve()
+    folder = Path(os.path.realpath(_place("KITLIB_RUNS", "runs")))
     if set("{}") & set(str(folder)):
         raise KitError(f"the folder of runs, {folder}, has braces in its name: set KITLIB_RUNS to another")
     return folder

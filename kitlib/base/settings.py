@@ -20,6 +20,16 @@ class Settings(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, value, info):
+        """YAML's yes and no would count as 1 and 0. A field with a validator of its own says so itself."""
+        field = cls.model_fields[info.field_name]
+        kinds = f"{field.annotation} {field.metadata}"
+        if isinstance(value, bool) and re.search("int|float", kinds) and not re.search("bool|Validator|Any", kinds):
+            raise ValueError("must be a number, not yes or no")
+        return value
+
     @classmethod
     def read(cls, values: Any, where: str):
         """Check `values` (a mapping) and return the settings.

@@ -20,6 +20,7 @@ MAX_PIXELS = 2**26
 MIN_SIDE = 4
 MAX_RATIO = 16
 ORIENTATION = 0x0112        # what a camera says of how it was held
+PNG_DEPTH = 24              # the byte that says of how many bits a colour is
 DICOM_HEAD = 132            # bytes, of which the last four are "DICM"
 HOW_TO_STATE = "with --intensity LOW,HIGH (in an experiment: data: {window: [LOW, HIGH]})"
 
@@ -33,8 +34,8 @@ class Unreadable(Exception):
 @dataclasses.dataclass(frozen=True)
 class Decoded:
     """pixels: H x W (grey) or H x W x C, from 0 to 255, uint8, or float32 where a window was applied.
-    windowed: whether a window that the caller stated was applied. deepest: the largest value of 16-bit grey that was
-    shown in the whole range of 16 bits, as nobody stated another; else None. sha256: of the file, hexadecimal."""
+    windowed: whether a window that the caller stated was applied. deepest: the largest value of 16 bits that were
+    shown in their whole range, as nobody stated another; else None. sha256: of the file, hexadecimal."""
 
     pixels: np.ndarray
     windowed: bool
@@ -70,8 +71,10 @@ def decode(path: Path, channels: int, upright: bool, window: Window | None = Non
         if upright or picture.format not in KERAS_FORMATS:
             return Decoded(((values.astype(np.uint32) + 128) // 257).astype(np.uint8), False, deepest, digest)
         return Decoded(_with_tensorflow(data, channels), False, deepest, digest)
-    if window and picture.mode in ("I", "F"):
-        return Decoded(windowed(np.asarray(picture, np.float32), window), True, None, digest)
+    colours = _deep_colours(picture, data)
+    if window and (colours is not None or picture.mode in ("I", "F")):
+        values = np.asarray(picture if colours is None else colours, np.float32)
+        return Decoded(windowed(values, window), True, None, digest)
     as_keras = not upright and picture.format in KERAS_FORMATS
     pixels = _with_tensorflow(data, channels) if as_keras else None
     if pixels is None:
@@ -79,7 +82,7 @@ def decode(path: Path, channels: int, upright: bool, window: Window | None = Non
             _refuse_frames(picture)
         turned = ImageOps.exif_transpose(picture) if upright else picture
         pixels = np.asarray(_eight_bits(turned, over_black=upright))
-    return Decoded(pixels, False, None, digest)
+    return Decoded(pixels, False, None if colours is None else int(colours.max()), digest)
 
 
 def size_of(path: Path, upright: bool) -> tuple[int, int] | None:
@@ -110,6 +113,8 @@ def is_dicom_file(path: Path) -> bool:
 def windowed(values: np.ndarray, window: Window) -> np.ndarray:
     """`low` and what is below it as 0, `high` and what is above it as 255, linear between, as float32."""
     low, high = window
+    if not np.isfinite(values).all():
+        raise Unreadable("it holds values that are no finite numbers")
     return np.clip((values - low) * (255 / max(high - low, 1e-6)), 0, 255).astype(np.float32)
 
 
@@ -159,6 +164,16 @@ def _is_deep(picture: Image.Image) -> bool:
     return picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM"))
 
 
+def _deep_colours(picture: Image.Image, data: bytes) -> np.ndarray | None:
+    """The values of a PNG of 16 bits a colour, or of grey with transparency, which is left out; else None. Pillow keeps
+    the upper 8 bits alone."""
+    if picture.format != "PNG" or picture.mode not in ("RGB", "RGBA", "LA") or data[PNG_DEPTH] != 16:
+        return None
+    import tensorflow as tf  # slow to import
+
+    return tf.io.decode_png(data, channels=1 if picture.mode == "LA" else 3, dtype=tf.uint16).numpy()
+
+
 def _eight_bits(picture: Image.Image, over_black: bool) -> Image.Image:
     """Grey or RGB with 8 bits; transparency laid over black, or left out."""
     if picture.mode in ("I", "F"):
@@ -205,6 +220,12 @@ def _from_dicom(data: bytes, window: Window | None) -> np.ndarray:
     _refuse_odd_shapes(int(found.Columns), int(found.Rows))
     if int(found.get("NumberOfFrames") or 1) > 1:
         raise Unreadable(f"it holds {found.NumberOfFrames} frames: save each as a file of its own")
+    if ("RescaleSlope" in found) != ("RescaleIntercept" in found):
+        raise Unreadable("it states half of a rescale: a slope without an intercept, or an intercept without a slope")
+    syntax = found.file_meta.TransferSyntaxUID
+    if syntax.is_encapsulated and not pydicom.pixels.get_decoder(syntax).is_available:
+        raise Unreadable(f"it is compressed as {syntax.name}, which pydicom cannot read alone: pip install "
+                         "'pylibjpeg[all]'")
     values, kind = found.pixel_array, found.PhotometricInterpretation
     if values.ndim == 3 and values.dtype == np.uint8:
         return values
@@ -222,8 +243,9 @@ def _own_window(found) -> Window:
     """
     centre, width = (_first(found.get(name)) for name in ("WindowCenter", "WindowWidth"))
     function = found.get("VOILUTFunction") or "LINEAR"
-    if centre is None or width is None or function not in ("LINEAR", "LINEAR_EXACT"):
-        if found.BitsStored <= 8 and "RescaleSlope" not in found and "VOILUTSequence" not in found:
+    if centre is None or not width or width < 0 or function not in ("LINEAR", "LINEAR_EXACT"):
+        stored_as_seen = not any(name in found for name in ("RescaleSlope", "ModalityLUTSequence", "VOILUTSequence"))
+        if found.BitsStored <= 8 and stored_as_seen and not found.PixelRepresentation:
             return 0.0, float(2**found.BitsStored - 1)
         raise Unreadable(f"it is DICOM of {found.BitsStored} bits without a linear window of its own: state which "
                          f"values are black and white {HOW_TO_STATE}")

@@ -114,21 +114,29 @@ def inner_folders(place: Path) -> list[Path]:
 
 
 def part_folders(home: Path) -> dict[str, Path]:
-    """The folders in `home` that are parts (train/, val/, ...), by part; none where it holds classes.
+    """The folders in `home` that are parts (train/, val/, ...), by part; none where it holds classes. One of these may
+    be called like a part: it holds pictures and no folders.
 
     Raises KitError where it holds both, or two of one part.
     """
     inner = inner_folders(home)
     found = [(part, entry) for part, names in PART_FOLDERS.items() for entry in inner if entry.name.lower() in names]
-    own = dict(found)
+    own, others = dict(found), [entry.name for entry in inner if entry not in [place for _, place in found]]
+    if others and all(_holds_files_alone(entry) for _, entry in found):
+        return {}       # "train" beside "car" and "bus": a class
+    if others and own:
+        raise KitError(f"{printable(home)} mixes {', '.join(entry.name for entry in own.values())} with other folders "
+                       f"({printable(first_few(others))}): it must hold either parts or classes")
     if len(own) < len(found):
         twice = next(part for part, entry in found if own[part] != entry)
         raise KitError(f"{printable(home)} holds two folders of the {twice} part "
                        f"({', '.join(printable(entry.name) for part, entry in found if part == twice)}): keep one")
-    if own and len(own) < len(inner):
-        raise KitError(f"{printable(home)} mixes {', '.join(entry.name for entry in own.values())} with other folders: "
-                       "it must hold either parts or classes")
     return own
+
+
+def _holds_files_alone(place: Path) -> bool:
+    entries = _entries(place)
+    return bool(entries) and not any(entry.is_dir() for entry in entries)
 
 
 def _entries(place: Path) -> list[Path]:

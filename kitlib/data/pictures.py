@@ -22,8 +22,8 @@ Way = Literal["keras", "keras-crop", "keras-pad", "resize-and-crop"]
 Interpolation = Literal["bilinear", "nearest", "bicubic", "area", "lanczos3", "lanczos5", "gaussian", "mitchellcubic"]
 WAYS = get_args(Way)
 THUMBNAIL = 64
-CACHE_FORMAT = 4
-DARKEST = 2**14         # 16-bit grey whose largest value lies below must say what is white: most likely 4095
+CACHE_FORMAT = 5
+DARKEST = 2**14         # 16 bits whose largest value lies below must say what is white: most likely 4095
 KERAS_OPTIONS = {"keras": "", "keras-crop": ", crop_to_aspect_ratio=True", "keras-pad": ", pad_to_aspect_ratio=True"}
 
 
@@ -97,7 +97,7 @@ def read_pictures(paths: list[Path], form: Form, cache: Path | None = None,
     Not rounded, images loaded in a way of Keras are Keras's own divided by 255, but for values beyond black and white
     that some interpolations make, which are clipped. 16-bit grey is scaled to 8 bits by the window, or by 65,535.
     A decoded copy is kept in the folder `cache` where that can be written, named by the state of the files and `form`.
-    Raises KitError that names the files which cannot be read, and why; for 16-bit grey that uses so little of its range
+    Raises KitError that names the files which cannot be read, and why; for 16 bits that use so little of their range
     that a window must be stated; for a window that no picture needs.
     """
     refuse_beyond_memory(len(paths), form.height, form.width, form.channels, 1 if rounded else 4)
@@ -161,7 +161,7 @@ def _read_all(paths, form: Form, rounded: bool) -> dict[str, np.ndarray]:
         except KitError:
             raise
         except Exception as error:  # decoders raise anything on damaged files
-            return f"it is damaged or cut short ({error})"
+            return f"it is damaged or cut short ({' '.join(str(error).split())})"
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Pillow warns of (size, odd metadata) is checked here or harmless
@@ -186,7 +186,7 @@ def _refuse_unreadable(paths, found) -> None:
 def _refuse_unknown_range(paths, found: list[_Picture], form: Form) -> None:
     deep = {path: each.deepest for path, each in zip(paths, found, strict=True) if each.deepest is not None}
     if deep and max(deep.values()) < DARKEST:
-        raise KitError(f"{len(deep)} of {len(paths)} images ({printable(next(iter(deep)))}) are 16-bit grey, and their "
+        raise KitError(f"{len(deep)} of {len(paths)} images ({printable(next(iter(deep)))}) have 16 bits, and their "
                        f"largest value is {max(deep.values())} of 65535: state which values are black and white "
                        f"{HOW_TO_STATE}, such as 0,4095 for 12 bits; 0,65535 leaves them as dark as Keras shows them")
     if form.loading.window and found and not any(each.windowed for each in found):

@@ -30,6 +30,7 @@ Attacks = Annotated[dict[str, AttackOfAnyKind], pydantic.BeforeValidator(without
 PAPER_DATA = {"A": "cifar10", "B": "iq_othnccd"}
 PAPER_IMAGES = {"A": 10_000, "B": 160}      # test images: CIFAR-10's, and those of paper B's authors' public notebook
 RESERVED = ("clean", "combined", "worst case")      # what figures of a paper may name beside attacks
+LONGEST_NAME = 200      # bytes of an attack's name as the name of a file, to which more is added
 
 
 def within(named: dict[str, attacks.Attack], headline: str) -> list[str]:
@@ -60,7 +61,7 @@ class AttackSuite(Settings):
             raise ValueError("the names of attacks must differ over as_published, controls and as_defined")
         files: dict[str, str] = {}
         for name in merged:
-            if name in RESERVED or not slug(name):
+            if name in RESERVED or not 0 < len(slug(name).encode()) <= LONGEST_NAME:
                 raise ValueError(f"an attack may not be called '{name}': that means something else, or names no file")
             if files.setdefault(slug(name), name) != name:
                 raise ValueError(f"attacks '{files[slug(name)]}' and '{name}' would share a file: make their names "

@@ -36,6 +36,8 @@ def _seeds(value: Any) -> Any:
     if not all(parts):
         raise ValueError("seeds are written as 0-4, as 0-2, 7 or as [0, 1, 5]")
     ranges = [range(int(part[1]), int(part[2] or part[1]) + 1) for part in parts]
+    if not all(ranges):
+        raise ValueError("a range of seeds goes up, as in 0-4")
     if sum(map(len, ranges)) > MOST_SEEDS:
         raise ValueError(f"more than {MOST_SEEDS:,} seeds")
     return tuple(seed for each in ranges for seed in each)
@@ -67,7 +69,8 @@ class Sweep(Settings):
 
     name: Annotated[str, pydantic.Field(pattern=r"^\w([\w. -]*\w)?$")]
     title: str = ""
-    experiment: Annotated[tuple[str, ...], pydantic.BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)]
+    experiment: Annotated[tuple[str, ...], pydantic.BeforeValidator(lambda v: (v,) if isinstance(v, str) else v),
+                          pydantic.Field(min_length=1)]
     profile: str = "demo"
     seeds: Annotated[tuple[Annotated[int, pydantic.Field(ge=0, lt=2**31, strict=True)], ...],
                      pydantic.BeforeValidator(_seeds), pydantic.Field(min_length=1)] = (0,)
