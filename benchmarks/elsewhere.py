@@ -5,12 +5,14 @@ to keep freed memory. So peers are timed twice: here, with the same kernels, and
 """
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 # glibc's default, but that it is said makes kitlib leave malloc alone.
 USUAL_MALLOC = {"MALLOC_ARENA_TEST": "8"}
@@ -19,15 +21,22 @@ USUAL_MALLOC = {"MALLOC_ARENA_TEST": "8"}
 class Elsewhere:
     """A process that imports TensorFlow before kitlib, and so with TensorFlow's own defaults.
 
+    python: of another environment, such as one with PyTorch instead of TensorFlow.
+
         with Elsewhere() as there:
             call = there.case("benchmarks.attacks:pgd_case", library="ART", network="plain")
             accuracy = call()       # runs there; waits for the answer
     """
 
+    def __init__(self, python: str = sys.executable):
+        self._python = python
+
     def __enter__(self) -> Elsewhere:
         usual = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"} | USUAL_MALLOC
-        self._process = subprocess.Popen([sys.executable, "-m", "benchmarks.elsewhere"], stdin=subprocess.PIPE,
-                                         stdout=subprocess.PIPE, text=True, env=usual)
+        usual["PYTHONPATH"] = str(Path(__file__).parents[1])
+        # By its path: `-m benchmarks.elsewhere` would import the package first, which prepares TensorFlow kitlib's way.
+        self._process = subprocess.Popen([self._python, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                         text=True, env=usual)
         return self
 
     def __exit__(self, *_error) -> None:
@@ -63,6 +72,7 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    import tensorflow  # noqa: F401  (before anything imports kitlib)
+    with contextlib.suppress(ImportError):
+        import tensorflow  # noqa: F401  (before anything imports kitlib)
 
     serve()

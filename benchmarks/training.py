@@ -2,6 +2,7 @@
 
     python -m benchmarks.training            # all; on two cores about twenty-five minutes
     python -m benchmarks.training steps      # one part of them
+    python -m benchmarks.training torch --torch PYTHON     # against PyTorch; PYTHON: of an environment that has it
 
 Ratios are of neighbours in one run; the limits come from counting passes (a forward pass is a third of a
 plain step, the backward pass to the input alone another third).
@@ -9,6 +10,7 @@ plain step, the backward pass to the input alone another third).
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import subprocess
 import sys
@@ -328,6 +330,32 @@ def _compare(kind, seconds, rows, results, count):
         rows.append([kind, peer, *speeds, *times.values(), 2.0])
 
 
+# network, its options here, size of the images, batch
+TORCH_CASES = [("even_deeper_cnn", {}, 32, 128), ("small_resnet", {}, 32, 128), ("resnet50", {}, 96, 16),
+               ("resnet50", {}, 224, 16)]
+
+
+def torch(python: str, classes: int = 10) -> dict:
+    """Plain and clean + FGSM steps of the kit and of PyTorch (benchmarks.torch_training), in turns."""
+    rows, results = [], {}
+    precisions = ["float32", "bfloat16"] if training.choose_precision("auto") == "bfloat16" else ["float32"]
+    with Elsewhere(python) as there:
+        for name, options, size, batch in TORCH_CASES:
+            network = models.build(models.ModelSettings(name=name, options=options), (size, size, 3), classes, seed=0)
+            images, labels = tf.random.stateless_uniform((batch, size, size, 3), (1, 2)), tf.zeros(batch, tf.int32)
+            for kind, method in itertools.product(precisions, ("plain", "fgsm")):
+                cases = {"kitlib": step_of(twin(network, kind), images, labels, method=method),
+                         "PyTorch": there.case("torch_training:step_case", network=name, method=method,
+                                               precision=kind, size=size, batch=batch, classes=classes)}
+                seconds = paired(cases, repeats=REPEATS, warm_up=3)
+                case = f"{name}, {size} px, {kind}, {method}"
+                results[case] = ratio(seconds["PyTorch"], seconds["kitlib"])
+                rows.append([case, *(batch / min(seconds[who]) for who in cases), *results[case].values()])
+    columns = ["step", "kitlib, images/s", "PyTorch, images/s", "kit times faster", "low", "high"]
+    print(table("Training steps against PyTorch (channels-last, fused Adam)", columns, rows))
+    return results
+
+
 def _kit_epoch(dataset, pixels, labels, values) -> Callable:
     """What `fit` does in an epoch after the first: its compiled function on its one running stream of batches."""
     network = networks.network(dataset)
@@ -418,7 +446,11 @@ PARTS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", metavar="part", help="default: all")
-    chosen = parser.parse_args().parts or list(PARTS)
+    parser.add_argument("--torch", metavar="PYTHON", help="the interpreter of an environment with PyTorch")
+    asked = parser.parse_args()
+    if asked.torch:
+        PARTS["torch"] = lambda _: torch(asked.torch)
+    chosen = asked.parts or list(PARTS)
     if unknown := set(chosen) - PARTS.keys():
         parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     dataset = networks.dataset()
