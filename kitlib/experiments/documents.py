@@ -65,7 +65,9 @@ def _claim(figures: Path, name: str, entries: dict[int, verdicts.PaperEntry]) ->
         "measured as published, %": evidence.measured(entries), "seeds": ", ".join(map(str, entries)),
         "measured minus paper, points": f"{verdict.difference:+.1f} [{low:+.1f}, {high:+.1f}]",
         "verdict": str(verdict) + (f" ({verdict.reason})" if verdict.reason else ""),
-        "standard attack": _standard(first), "mechanism and its control": _mechanism(first),
+        "standard attack": _standard(first),
+        "mechanism and its control":
+            f"{first.mechanism}; {first.control_is}: {cell(first.control)}" if first.control else "",
         "rivals": _rivals(figures, name, first),
     }
 
@@ -94,12 +96,6 @@ def _readings(figures: Path, eps: str) -> dict[str, float]:
 def _standard(entry: verdicts.PaperEntry) -> str:
     named = "worst case, untargeted" if entry.defined_by == "worst case" else entry.defined_by
     return "" if named == "clean" else f"{named}: {verdicts.cell(entry.as_defined)}"
-
-
-def _mechanism(entry: verdicts.PaperEntry) -> str:
-    if entry.control is None:
-        return ""
-    return f"{entry.mechanism}; {entry.control_is}: {cell(entry.control)}"
 
 
 def deviations(figures: Path, letter: str) -> str:

@@ -63,17 +63,13 @@ def _settings(found: Results) -> str:
 def as_asked_today(found: Results) -> Results:
     """Results with the prose, the margin and the rivals that the experiment's file has now, where its settings are
     still those that they were made with; else as they are."""
-    now = _now(found.experiment["name"], found.profile)
-    if now is None or fingerprint_of(now) != _settings(found):
+    try:
+        now = experiment.load(found.experiment["name"], found.profile)
+    except KitError:    # there is no such file any more, or no such profile in it
+        return found
+    if fingerprint_of(now) != _settings(found):
         return found
     return results.judged_anew(found, now.model_dump(mode="json"), now.stands_in, f"the record of {now.name}")
-
-
-def _now(name: str, profile: str) -> Experiment | None:
-    try:
-        return experiment.load(name, profile)
-    except KitError:
-        return None
 
 
 def measured(entries: Entries) -> str:

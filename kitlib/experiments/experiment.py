@@ -48,34 +48,25 @@ def load(name: str, profile: str = "demo", overrides: dict | str | None = None) 
 def read_overrides(overrides: dict | str | None) -> dict:
     """Overrides given as a mapping or as YAML text, as a mapping."""
     if isinstance(overrides, str):
-        overrides = _from_text(overrides)
+        try:    # a batch hands them on as JSON, in which 1e-05 is a number: in YAML it is text
+            overrides = json.loads(overrides)
+        except (ValueError, RecursionError):
+            overrides = parse_yaml(overrides, "overrides")
     if not isinstance(overrides or {}, dict):
         raise KitError(f"overrides must be a mapping such as '{{baseline: {{epochs: 3}}}}', not {overrides!r}")
     return overrides or {}
 
 
-def _from_text(overrides: str):
-    """A batch hands overrides on as JSON, in which 1e-05 is a number: in YAML it is text."""
-    try:
-        return json.loads(overrides)
-    except (ValueError, RecursionError):
-        return parse_yaml(overrides, "overrides")
-
-
-def _with_base(content: dict, folder: Path) -> dict:
-    """`content`, read from a file in `folder`, laid over that of the experiment that it is based on."""
+def _content(path: Path) -> dict:
+    """What a file says, laid over what the experiment says that it is based on."""
+    content = {"profiles": {}} | _read_yaml(path)
     name = content.pop("based_on", None)
     if name is None:
         return content
-    base = _read_yaml(_path_of(name, folder))
+    base = _read_yaml(_path_of(name, path.parent))
     if "based_on" in base:
         raise KitError(f"based_on: '{name}' is itself based on '{base['based_on']}': name that one")
     return merge(base, content)
-
-
-def _content(path: Path) -> dict:
-    """What a file says, and what it takes over from the one it is based on."""
-    return {"profiles": {}} | _with_base(_read_yaml(path), path.parent)
 
 
 def _path_of(name: str, folder: str | Path = "") -> Path:

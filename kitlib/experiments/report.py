@@ -52,10 +52,11 @@ def run_page(found: results.Results, pictures: tuple[Picture, ...] = (), audits:
     verdicts = tuple((record.verdict.kind, f"{which}: {record.verdict.sentence}") for which, record in audits.items())
     own = "" if experiment["name"] in experiments.names() else ".yaml"      # asked for by its file, wherever that lies
     asked = f"{shlex.quote(experiment['name'] + own)} --profile {found.profile} --seed {found.seed}"
+    counts = ", ".join(f"{part} {sum(each.values()):,}" for part, each in found.data["counts"].items())
     command = f"python -m kitlib reproduce {asked}\npython -m kitlib report {asked}"
     sections = (
         Section("What was asked", words=(experiment["summary"],), facts=(
-            ("Data", found.source), ("Images", _counts(found.data)), ("Network", experiment["model"]["name"]),
+            ("Data", found.source), ("Images", counts), ("Network", experiment["model"]["name"]),
             ("Baseline", experiment["baseline"]["method"]), ("Defended", experiment["defended"]["method"]))),
         *_against_the_paper(found),
         Section("Accuracy under every attack", words=(
@@ -89,7 +90,3 @@ def _against_the_paper(found: results.Results) -> tuple[Section, ...]:
 def _says_something(section: Section) -> bool:
     return bool(section.words or section.facts or section.command or section.pictures
                 or any(table.rows for table in section.tables))
-
-
-def _counts(data: dict) -> str:
-    return ", ".join(f"{part} {sum(counts.values()):,}" for part, counts in data["counts"].items())

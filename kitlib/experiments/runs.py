@@ -88,17 +88,13 @@ class Run:
         saved since the last one among them. Published with it, and left out with it."""
         stamp = {"fingerprint": self.fingerprint, "environment": environment()}
         if name != "data":
-            stamp["data"] = self._data()
+            stamp["data"] = self._report().get("identity")      # None where that is not known
         if owned := sorted({*files, *self._kept}):
             stamp["files"] = owned
         write_json(self.path(f"records/{name}.json"), {**stamp, **content})
         self._kept.clear()
         if self.file:
             write_text(_origin_of(self.experiment.name), f"{self.file}\n")
-
-    def _data(self) -> str | None:
-        """What identifies the run's data; None where that is not known."""
-        return self._report().get("identity")
 
     def _report(self) -> dict:
         """What notebook 01 has written of the data; empty where it has not run, or its record is damaged."""
@@ -124,7 +120,7 @@ class Run:
 
     def refuse_other_data(self, path: Path, identity: str | None, what_to_do: str) -> None:
         """Raises KitError where what `path` holds was made with data (of this identity) that the run no longer has."""
-        now = self._data()
+        now = self._report().get("identity")
         if None not in (identity, now) and identity != now:
             raise KitError(f"{path} was made with other data, or another split of them, than "
                            f"{self.path('prepared.npz')} holds now: {what_to_do}")
