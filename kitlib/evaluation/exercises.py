@@ -1,18 +1,19 @@
 """What a notebook says to a student's answer: "right", "not yet" where there is none, or what is wrong with it."""
 import numpy as np
 
+NOT_YET = "not yet: the function returns None"
 
 def check(mine, right, mistakes=None, *, atol: float = 1e-5, share: float = 1.0) -> str:
     """One line on the answer `mine`.
 
     mine, right: numbers, arrays, tensors, or lists of them. An answer that is all None is not written yet.
     mistakes: a dictionary, what is wrong in words -> the answer to which it leads, or a function of `mine` that says
-    whether it was made. atol: how far a number may be off (0: not at all).
+    whether it was made (asked where the shape is right). atol: how far a number may be off (0: not at all).
     share: the part of the numbers that must be so near; below 1 where rounding may turn a sign.
     """
     parts = list(_parts(mine))
     if any(part is None for part in parts):
-        return "not yet" if all(part is None for part in parts) else "not right: a part of the answer is None"
+        return NOT_YET if all(part is None for part in parts) else "not right: a part of the answer is None"
     try:
         found, wanted = _numbers(mine), _numbers(right)
     except (TypeError, ValueError):
@@ -29,13 +30,15 @@ def check(mine, right, mistakes=None, *, atol: float = 1e-5, share: float = 1.0)
 
     solved = alike and near(wanted)
     for words, made in (mistakes or {}).items():
-        if made(mine) if callable(made) else not solved and near(_numbers(made)):
+        if alike and made(mine) if callable(made) else not solved and near(_numbers(made)):
             return f"not right: {words}"
     if solved:
         return "right"
+    if len(shapes[0]) != len(shapes[1]) and not alike:
+        return f"not right: {found.size} numbers instead of {wanted.size}"
     if not alike:
-        told = [f"shape {each[0]}" if len(each) == 1 else f"{len(each)} arrays" for each in shapes]
-        return f"not right: {told[0]} instead of {told[1]}"
+        mine, right = next(pair for pair in zip(*shapes, strict=True) if pair[0] != pair[1])
+        return f"not right: shape {mine} instead of {right}"
     if found.size == 1 and np.isfinite(found[0]):
         return f"not right: {found[0]:.6g} is too {'large' if found[0] > wanted[0] else 'small'}"
     off = ~close(wanted)
