@@ -5,8 +5,11 @@ import re
 import statistics
 
 import nbformat
+import numpy as np
 import pytest
+import tensorflow as tf
 
+from kitlib.evaluation import exercises
 from kitlib.experiments.runs import MAKER, PARAMETERS
 from kitlib.experiments.settings import lessons, solutions
 
@@ -45,10 +48,8 @@ def markdown(notebook):
 
 
 def exercises_of(notebook):
-    """The numbers of a lesson's exercises: headings, or a list in its last cell."""
-    asked = re.findall(r"^### Exercise (\d): \S", markdown(notebook), re.M)
-    listed = re.search(r"## Exercises\n(.*)\nSolutions:", notebook.cells[-1].source, re.DOTALL)
-    return asked or re.findall(r"^(\d)\. ", listed[1], re.M)
+    """The numbers of a lesson's exercises."""
+    return re.findall(r"^### Exercise (\d): \S", markdown(notebook), re.M)
 
 
 def test_the_first_look_and_the_five_are_there():
@@ -64,27 +65,33 @@ def test_every_lesson_has_its_solutions_and_leads_to_them():
 def test_solutions_solve_every_exercise_and_end_with_words(solution):
     solved, lesson = solution
     asked = exercises_of(lesson)
-    assert len(asked) >= 2 and asked == re.findall(r"^## Exercise (\d): ", markdown(solved), re.M)
+    assert len(asked) >= 3 and asked == re.findall(r"^## Exercise (\d): ", markdown(solved), re.M)
     assert solved.cells[-1].cell_type == "markdown"
     assert all(part in solved.cells[0].source for part in ("](../", "**Needs**", "**Takes**"))
 
 
-@pytest.mark.parametrize("path", IN_THE_OPEN, ids=lambda path: path.stem)
-def test_half_of_the_exercises_are_checked_by_the_next_cell(path):
+def test_half_of_the_exercises_are_checked_by_the_next_cell(lesson):
     """Each of these is a cell with something to replace, then one that says "not yet", until it is right."""
-    lesson = nbformat.read(path, as_version=4)
     asked, pairs = exercises_of(lesson), list(zip(code(lesson), code(lesson)[1:], strict=False))
     checked = [check for exercise, check in pairs if "# your code" in exercise.source]
-    assert len(asked) >= 3 and 2 * len(checked) >= len(asked)
+    assert 2 * len(checked) >= len(asked)
     for check in checked:
-        assert [output.text for output in check.outputs] == ["not yet\n"]
+        assert [output.text for output in check.outputs] == [exercises.NOT_YET + "\n"]
 
 
-@pytest.mark.parametrize("path", [path for path in SOLUTIONS if path.stem < "06"], ids=lambda path: path.stem)
-def test_solutions_are_found_right(path):
-    texts = [output.text for cell in code(nbformat.read(path, as_version=4)) for output in cell.outputs
-             if output.output_type == "stream"]
-    assert "right\n" in texts and not any("not yet" in text for text in texts)
+def test_solutions_are_found_right(solution):
+    texts = [output.text for cell in code(solution[0]) for output in cell.outputs if output.output_type == "stream"]
+    assert "right\n" in texts and not any(text.startswith("not ") for text in texts)
+
+
+@pytest.mark.parametrize("mine, said", [
+    (None, exercises.NOT_YET), ([None, 2], "a part of the answer is None"), ([1, 2], "right"), ((1.0, 2.0), "right"),
+    (np.float32([1, 2]), "right"), (tf.constant([1.0, 2.0], tf.float64), "right"), ([-1, -2], "not right: the sign"),
+    ([2, 2], "1 of 2 numbers are wrong; the first is 2 instead of 1"), (np.ones((1, 2)), r"shape \(1, 2\) instead of"),
+    (np.ones(3), "shape"), ([np.nan, 2], "nan instead of 1"), ("text", "numbers are needed, not str"), ([], "not list"),
+])
+def test_an_answer_is_right_in_any_form_and_a_wrong_one_is_told_why(mine, said):
+    assert re.search(said, exercises.check(mine, np.array([1, 2]), {"the sign": [-1, -2]}))
 
 
 def statements(cells):
