@@ -62,9 +62,18 @@ def test_overrides_go_over_the_profile():
     assert loaded.baseline.epochs == 7 and loaded.defended.epochs == 1
 
 
-def test_an_experiment_may_be_given_another_name(tmp_path):
-    (tmp_path / "mine.yaml").write_text("{based_on: digits_fgsm, name: other, baseline: {epochs: 3}}")
-    assert experiment.load(str(tmp_path / "mine.yaml"), "demo").name == "other"
+@pytest.fixture
+def own(tmp_path):
+    """Load an experiment of one's own, given as YAML text or by its content."""
+    def load(said, profile="demo"):
+        (tmp_path / "mine.yaml").write_text(said if isinstance(said, str) else yaml.safe_dump(said, sort_keys=False))
+        return experiment.load(str(tmp_path / "mine.yaml"), profile)
+
+    return load
+
+
+def test_an_experiment_may_be_given_another_name(own):
+    assert own("{based_on: digits_fgsm, name: other, baseline: {epochs: 3}}").name == "other"
     loaded = experiment.load("digits_fgsm", "smoke", "{name: other}")
     assert loaded.name == "other" and loaded.title == experiment.load("digits_fgsm").title
 
@@ -96,16 +105,14 @@ def content():
      "paper figure 'experiment 1 clean' names attack 'FGSM eps 2'; did you mean"),
     (["profiles"], [1], "a mapping 'profiles'"),
 ])
-def test_impossible_experiments_are_refused(tmp_path, content, path, value, message):
+def test_impossible_experiments_are_refused(own, content, path, value, message):
     *parents, last = path
     inner = content
     for key in parents:
         inner = inner[key]
     inner[last] = value
-    file = tmp_path / "mine.yaml"
-    file.write_text(yaml.safe_dump(content))
     with pytest.raises(KitError, match=message):
-        experiment.load(str(file), "demo")
+        own(content)
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -138,70 +145,57 @@ def test_two_figures_of_one_name_are_refused():
         experiment.load("cifar10_exp1", "demo", {"paper_figures": [*figures, figures[0]]})
 
 
-def test_an_experiment_may_leave_out_what_has_a_usual_value(tmp_path):
-    file = tmp_path / "mine.yaml"
-    file.write_text("""{title: t, summary: s, data: {name: digits}, model: {name: tiny_cnn},
+def test_an_experiment_may_leave_out_what_has_a_usual_value(own):
+    loaded = own("""{title: t, summary: s, data: {name: digits}, model: {name: tiny_cnn},
         baseline: {method: plain, epochs: 1}, defended: {method: pgd, eps: 8/255, epochs: 1},
         attacks: {as_defined: {PGD: {name: pgd, eps: 8/255}}}, evaluation: {shown: [PGD], headline: PGD},
         profiles: {demo: {}}}""")
-    loaded = experiment.load(str(file))
     assert loaded.evaluation.sweep[0] == 0 and not loaded.attacks.as_published
     assert models.normalisation_of(loaded.model) == models.Normalisation()
 
 
-def test_a_profile_that_is_no_name_is_refused(tmp_path, content):
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content | {"profiles": {"demo": {}, 8: {}}}, sort_keys=False))
+def test_a_profile_that_is_no_name_is_refused(own, content):
     with pytest.raises(KitError, match="the profile 8 is no name: put it between quotation marks"):
-        experiment.load(str(tmp_path / "mine.yaml"), "8")
+        own(content | {"profiles": {"demo": {}, 8: {}}}, "8")
 
 
-def test_further_notebooks_are_those_from_06_on_and_must_exist(tmp_path, monkeypatch, content):
+def test_further_notebooks_are_those_from_06_on_and_must_exist(tmp_path, monkeypatch, content, own):
     (tmp_path / "08_is_it_robust.ipynb").touch()
     (tmp_path / "05_evaluation.ipynb").touch()
     monkeypatch.setattr(experiment, "NOTEBOOKS", tmp_path)
-    file = tmp_path / "mine.yaml"
-    file.write_text(yaml.safe_dump(content | {"notebooks": ["06_is_it_robust"]}, sort_keys=False))
-    assert experiment.load(str(file), "demo").notebooks == ("08_is_it_robust",)     # its name now
+    assert own(content | {"notebooks": ["06_is_it_robust"]}).notebooks == ("08_is_it_robust",)     # its name now
     for name in ("05_evaluation", "06_is_it_robst"):
-        file.write_text(yaml.safe_dump(content | {"notebooks": [name]}, sort_keys=False))
         with pytest.raises(KitError, match=f"there is no notebook '{name}' from 06 on"):
-            experiment.load(str(file), "demo")
+            own(content | {"notebooks": [name]})
 
 
-def test_an_experiment_may_say_only_what_differs_from_another(tmp_path):
-    file = tmp_path / "mine.yaml"
-    file.write_text("{based_on: digits_fgsm, title: mine, baseline: {epochs: 3}, "
-                    "profiles: {demo: {baseline: {batch_size: 7}}}}")
-    loaded, base = experiment.load(str(file), "demo"), experiment.load("digits_fgsm", "demo")
+def test_an_experiment_may_say_only_what_differs_from_another(own):
+    said = ("{based_on: digits_fgsm, title: mine, baseline: {epochs: 3}, "
+            "profiles: {demo: {baseline: {batch_size: 7}}}}")
+    loaded, base = own(said), experiment.load("digits_fgsm", "demo")
     assert (loaded.name, loaded.title, loaded.baseline.epochs, loaded.baseline.batch_size) == ("mine", "mine", 3, 7)
     assert loaded.defended == base.defended and loaded.attacks == base.attacks
-    assert experiment.load(str(file), "smoke").data == experiment.load("digits_fgsm", "smoke").data
+    assert own(said, "smoke").data == experiment.load("digits_fgsm", "smoke").data
 
 
-def test_an_attack_set_to_null_is_left_out(tmp_path):
-    file = tmp_path / "mine.yaml"
-    file.write_text("{based_on: lung_ct, paper_figures: [], attacks: {as_defined: {PGD 1/255: null}}}")
-    base, fewer = (list(experiment.load(name, "full").attacks.all()) for name in ("lung_ct", str(file)))
-    assert [name for name in base if name not in fewer] == ["PGD 1/255"]
+def test_an_attack_set_to_null_is_left_out(own):
+    fewer = own("{based_on: lung_ct, paper_figures: [], attacks: {as_defined: {PGD 1/255: null}}}", "full")
+    assert set(experiment.load("lung_ct", "full").attacks.all()) - set(fewer.attacks.all()) == {"PGD 1/255"}
 
 
-def test_a_copy_with_other_data_has_no_figures_of_the_paper_to_reproduce(tmp_path):
+def test_a_copy_with_other_data_has_no_figures_of_the_paper_to_reproduce(own):
     copy = yaml.safe_load((experiment.EXPERIMENTS / "cifar10_exp2.yaml").read_text())
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(copy | {"data": {"name": "image_folder", "path": "mine"}}))
-    assert experiment.load(str(tmp_path / "mine.yaml"), "full").stands_in
+    assert own(copy | {"data": {"name": "image_folder", "path": "mine"}}, "full").stands_in
     assert not experiment.load("cifar10_exp2", "full").stands_in and experiment.load("digits_fgsm", "full").stands_in
 
 
-def test_a_base_of_one_s_own_is_found_beside_the_file_that_names_it(tmp_path, monkeypatch):
+def test_a_base_of_one_s_own_is_found_beside_the_file_that_names_it(tmp_path, monkeypatch, content, own):
     monkeypatch.chdir("/")
-    content = yaml.safe_load((experiment.EXPERIMENTS / "digits_fgsm.yaml").read_text())
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(content | {"title": "a base of mine"}, sort_keys=False))
-    (tmp_path / "mine.yaml").write_text("{based_on: base.yaml, baseline: {epochs: 3}}")
-    loaded = experiment.load(str(tmp_path / "mine.yaml"), "demo")
+    loaded = own("{based_on: base.yaml, baseline: {epochs: 3}}")
     assert (loaded.title, loaded.baseline.epochs) == ("a base of mine", 3)
-    (tmp_path / "mine.yaml").write_text("{based_on: bass.yaml}")
     with pytest.raises(KitError, match=f"there is no experiment file {tmp_path / 'bass.yaml'}"):
-        experiment.load(str(tmp_path / "mine.yaml"), "demo")
+        own("{based_on: bass.yaml}")
 
 
 def test_a_sweep_over_an_epsilon_that_nothing_uses_is_refused():
@@ -213,11 +207,9 @@ def test_a_sweep_over_an_epsilon_that_nothing_uses_is_refused():
 @pytest.mark.parametrize("base, message", [
     ("digits", "there is no experiment 'digits'"), ("lung_ct_grouped", "itself based on 'lung_ct'"),
 ])
-def test_an_impossible_base_is_refused(tmp_path, base, message):
-    file = tmp_path / "mine.yaml"
-    file.write_text(f"{{based_on: {base}}}")
+def test_an_impossible_base_is_refused(own, base, message):
     with pytest.raises(KitError, match=message):
-        experiment.load(str(file), "demo")
+        own(f"{{based_on: {base}}}")
 
 
 def test_a_figure_is_of_all_published_attacks_only_where_there_are_any():

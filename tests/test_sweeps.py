@@ -167,6 +167,16 @@ def finish(job, correct):
     results.write(found, job.run.folder)
 
 
+@pytest.fixture
+def two_runs(written):
+    """The path of a sweep over two seeds, and its runs, which are finished."""
+    path = written("{experiment: digits_fgsm, profile: smoke, seeds: 0-1}")
+    jobs = sweeps.jobs_of(sweeps.load(path))
+    for job in jobs:
+        finish(job, 80)
+    return path, jobs
+
+
 def of_more_epochs(record):
     """The same numbers, said to be of a longer training."""
     trained = record["experiment"]["baseline"]
@@ -202,11 +212,8 @@ def test_missing_runs_are_named_and_not_counted(written):
     assert "2 of 3 runs" in sweeps.heading(found)
 
 
-def test_results_of_other_settings_or_damaged_ones_are_never_counted(written):
-    sweep = sweeps.load(written("{experiment: digits_fgsm, profile: smoke, seeds: 0-1}"))
-    jobs = sweeps.jobs_of(sweep)
-    for job in jobs:
-        finish(job, 80)
+def test_results_of_other_settings_or_damaged_ones_are_never_counted(two_runs):
+    sweep, jobs = sweeps.load(two_runs[0]), two_runs[1]
     path = jobs[1].run.path("results.json")
     whole = path.read_text()
     write_json(path, of_more_epochs(read_json(path)))
@@ -217,11 +224,8 @@ def test_results_of_other_settings_or_damaged_ones_are_never_counted(written):
         sweeps.aggregate(sweep)
 
 
-def test_figures_of_a_paper_are_matched_by_their_id(written):
-    sweep = sweeps.load(written("{experiment: digits_fgsm, profile: smoke, seeds: 0-1}"))
-    jobs = sweeps.jobs_of(sweep)
-    for job in jobs:
-        finish(job, 80)
+def test_figures_of_a_paper_are_matched_by_their_id(two_runs):
+    sweep, jobs = sweeps.load(two_runs[0]), two_runs[1]
     expected = sweeps.aggregate(sweep).groups
     path = jobs[1].run.path("results.json")
     record = read_json(path)
@@ -257,11 +261,9 @@ def test_a_sweep_whose_batch_was_killed_has_failed(written, command, capsys):
     assert "1 of 2 runs" in capsys.readouterr().out
 
 
-def test_a_sweep_is_published_beside_the_runs(written, command, capsys, monkeypatch, tmp_path):
+def test_a_sweep_is_published_beside_the_runs(two_runs, command, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(sweeps, "PUBLISHED", tmp_path / "published")
-    path = written("{experiment: digits_fgsm, profile: smoke, seeds: 0-1}")
-    for job in sweeps.jobs_of(sweeps.load(path)):
-        finish(job, 80)
+    path, (first, second) = two_runs
     assert command("aggregate", path, "--publish") == 0
     folder = tmp_path / "published/mine"
     assert str(folder) in capsys.readouterr().out and not sweeps.load(path).folder.exists()
@@ -269,7 +271,6 @@ def test_a_sweep_is_published_beside_the_runs(written, command, capsys, monkeypa
     found = sweeps.read(folder / "aggregate.json")
     assert found == sweeps.aggregate(sweeps.load(path)) and (found.finished, found.published) == (2, 0)
     # elsewhere the published records stand in for the runs, one by one
-    first, second = sweeps.jobs_of(sweeps.load(path))
     first.run.path("results.json").unlink()
     finish(second, 60)
     again = sweeps.aggregate(sweeps.load(path), published=True)
@@ -315,11 +316,8 @@ def test_a_published_record_stands_in_for_a_run_that_is_not_here():
     assert found.groups == published.groups and found.missing == published.missing
 
 
-def test_a_failed_sweep_leaves_out_what_is_out_of_date(written, command, capsys, monkeypatch):
-    path = written("{experiment: digits_fgsm, profile: smoke, seeds: 0-1}")
-    jobs = sweeps.jobs_of(sweeps.load(path))
-    for job in jobs:
-        finish(job, 80)
+def test_a_failed_sweep_leaves_out_what_is_out_of_date(two_runs, command, capsys, monkeypatch):
+    path, jobs = two_runs
     monkeypatch.setattr(batch, "out_of_date", lambda _: {jobs[1].run.path("results.json")})
     assert command("sweep", path) == 137
     said = capsys.readouterr().out
