@@ -92,7 +92,7 @@ class Programme:
         """Each column is an image to the layer, and the last one alone meets its bias."""
         columns = [tf.constant(each.T.reshape(-1, *shape), tf.float32) for each, shape in
                    zip(inputs, shapes, strict=True)]
-        done = node.linear(columns, graph.as_they_are).numpy().astype(float)
+        done = node.linear(columns, tf.identity).numpy().astype(float)
         if node.bias is not None:
             done[-1:] += node.bias()[0].numpy()
         return done.reshape(len(done), -1).T
@@ -131,7 +131,7 @@ class Programme:
 def programmes(model, images, eps: float) -> list[Programme]:
     """One of each image."""
     nodes = graph.open_model(model)
-    boxes = linear.linear_forward(nodes, interval.region(tf.constant(images), eps, "linf"))
+    boxes = linear.linear_forward(nodes, interval.input_set(tf.constant(images), eps, "linf"))
     ends = [(box.lower.numpy(), box.upper.numpy()) for box in boxes]
     return [Programme(nodes, [(lower[number], upper[number]) for lower, upper in ends], image, eps)
             for number, image in enumerate(images)]

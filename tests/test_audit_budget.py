@@ -242,7 +242,6 @@ def test_a_proof_stands_beside_the_attack(found):
 
 
 def test_no_attack_breaks_a_proved_image(found):
-    pytest.importorskip("kitlib.certify")
     both = proof.prove(found.measurements)
     assert both.contradicted == () and 0 < both.proved.accuracy <= found.record.worst_case.accuracy
     table = audit.attack_table(found.record.model_copy(update={"proved": both}))

@@ -236,20 +236,25 @@ def test_a_model_that_names_most_labels_anyway_reads_none():
 # --- the verdict
 
 def judged(share, count=MANY, clean=0.9, claim=None, labels=None, findings=()):
-    right = first(share, count)
     labels = np.arange(count) % 10 if labels is None else labels
-    m = types.SimpleNamespace(clean=first(clean, count), survivors=right, labels=labels,
-                              strongest=("PGD", attacked(right)), subject=subject(claim=claim))
+    return verdict(first(share, count), first(clean, count), labels, claim, findings)
+
+
+def verdict(right, clean, labels, claim=None, findings=()):
+    """right, clean: bool, under every attack and without any."""
+    m = types.SimpleNamespace(clean=clean, survivors=right, labels=labels, strongest=("PGD", attacked(right)),
+                              subject=subject(claim=claim))
     return audit.judge(m, list(findings))
 
 
-def flagged(casts_doubt, name="beats_noise"):
+def flagged(casts_doubt, name="beats_noise", outcome="flag"):
     return next(check for check in audit.CHECKS if check.name == name), checks.Finding(
-        "flag", "noise won", {}, casts_doubt)
+        outcome, "noise won", {}, casts_doubt)
 
 
 @pytest.mark.parametrize(("kind", "other", "this", "that"), [
     ("not robust", "trustworthy", {"share": 0.224}, {"share": 0.226}),          # a quarter of 0.9
+    ("not robust", "trustworthy", {"share": 0.5, "labels": np.int32(~first(0.6))}, {"share": 0.5}),     # guessing: 60 %
     ("refuted", "trustworthy", {"share": 0.5, "claim": 0.504}, {"share": 0.5, "claim": 0.5005}),
     ("doubtful", "trustworthy", {"share": 0.5, "count": 56}, {"share": 0.5, "count": 60}),      # a quarter wide
     ("doubtful", "trustworthy", {"share": 0.5, "findings": [flagged(True)]},
@@ -266,6 +271,7 @@ def test_each_verdict_just_beside_another(kind, other, this, that):
 @pytest.mark.parametrize(("fields", "says"), [
     ({"share": 0.5}, "turns 27500 of the 50000"), ({"share": 0.5, "claim": 0.4}, "refuted"),
     ({"share": 0.5, "count": 20}, "at least"), ({"share": 0.5, "claim": 0.9}, "a claim of at most 50.3 %"),
+    ({"share": 0.5, "labels": np.zeros(MANY, int)}, "at least two classes"),
     ({"share": 0.1}, "more than 22500 of 100000"), ({"share": 0.5, "findings": [flagged(True)]}, "check 6 passing")])
 def test_what_would_change_the_verdict(fields, says):
     assert any(says in change for change in judged(**fields).changes)
@@ -275,3 +281,34 @@ def test_as_many_images_as_are_asked_for_are_enough():
     few = judged(0.5, count=20)
     count = int(few.changes[0].split()[2])
     assert judged(0.5, count=count).kind == "trustworthy" and judged(0.5, count=count - 2).kind == "doubtful"
+
+
+def test_the_sentence_says_what_beside_the_attacks_speaks_against_it():
+    usual = "A stronger attack may still be found."
+    assert judged(0.5).sentence.endswith(usual)
+    unbroken = judged(0.5, findings=[flagged(True, "breaks_undefended", "cannot tell")])
+    assert unbroken.sentence.endswith(f"{usual} Whether that is a merit is open: noise won.")
+    assert "check 6" in judged(0.5, findings=[flagged(True)]).reasons[0]
+    assert "most frequent class gets 60.0 %" in judged(0.5, labels=np.int32(~first(0.6))).sentence
+
+
+@pytest.mark.parametrize(("common", "rare", "kind"), [
+    (0.85, 0.80, "trustworthy"), (1.0, 0.0, "doubtful"), (0.5, 0.5, "doubtful")])
+def test_a_model_that_seeks_a_rare_class_is_not_measured_by_the_usual_one(common, rare, kind):
+    """Always naming the usual class gets 90 %; a screening model gets less, and finds most of the rare ones."""
+    right = np.concatenate([first(common, 900), first(rare, 100)])
+    assert verdict(right, right, np.repeat([0, 1], [900, 100])).kind == kind
+
+
+def test_a_claim_that_guessing_fulfils_is_doubtful():
+    labels = np.repeat([0, 1], [90, 10])
+    found = verdict(labels == 0, np.ones(100, bool), labels, claim=0.9)
+    assert found.kind == "doubtful" and "most frequent class gets 90.0 %" in found.sentence
+
+
+@pytest.mark.parametrize(("count", "kind", "said"), [
+    (5, "doubtful", "5 images are too few to tell"), (100, "trustworthy", "below the claim"),
+    (1000, "refuted", "refuted")])
+def test_few_images_prove_no_claim(count, kind, said):
+    found = verdict(np.arange(count) % 5 < 4, np.ones(count, bool), np.arange(count) % 2, claim=0.85)
+    assert found.kind == kind and said in found.sentence

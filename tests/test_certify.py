@@ -10,7 +10,7 @@ from kitlib import attacks, certify
 from kitlib.base.settings import KitError
 from kitlib.certify.bounds import margins
 from kitlib.certify.graph import open_model
-from kitlib.certify.interval import UNIT, forward, region
+from kitlib.certify.interval import UNIT, forward, input_set
 from kitlib.certify.linear import linear_forward
 
 CLASSES, CASES = 3, 12
@@ -92,7 +92,7 @@ def proved(name, model, images, labels, eps, **settings):
 
 def lower_of(name, model, images, labels, eps, norm="linf"):
     """The least margin as `run` finds it, uncompiled: tiny networks are sooner computed than compiled."""
-    space = region(tf.constant(images), tf.constant(eps, tf.float32), norm)
+    space = input_set(tf.constant(images), tf.constant(eps, tf.float32), norm)
     found = margins(name, open_model(model), space, tf.constant(labels)).numpy()
     return certify.Bounds(certify.read({"name": name, "eps": eps}), labels, found, 0.0).lower
 
@@ -142,10 +142,10 @@ def test_no_point_in_the_ball_is_worse_than_what_is_proved(form, norm, eps):
     found = margin(model(points.reshape(-1, *images.shape[1:])), np.tile(labels, 200)).reshape(200, -1).min(0)
     for name in METHODS:
         assert (lower_of(name, model, images, labels, eps, norm) <= found + 1e-6).all()
-    nodes, space = open_model(model), region(tf.constant(images), eps, norm)
+    nodes, space = open_model(model), input_set(tf.constant(images), eps, norm)
     for boxes in (forward(nodes, space), linear_forward(nodes, space), linear_forward(nodes, space, intersect=False)):
         for point in points[:5]:
-            inside = forward(nodes, region(tf.constant(point), 0.0, "linf", 0.0))
+            inside = forward(nodes, input_set(tf.constant(point), 0.0, "linf", 0.0))
             for box, at in zip(boxes, inside, strict=True):
                 assert (box.lower <= at.lower + 1e-6).numpy().all() and (box.upper >= at.upper - 1e-6).numpy().all()
 
@@ -216,7 +216,7 @@ def test_compiled_equals_eager_for_any_batch_and_eps():
     assert certify.run({"name": "crown", "eps": 1e-6}, model, images, labels).margins.shape == (7, CLASSES)
     traces = [key for key in model.__dict__["_kitlib_traces"].traces if "bounds" in str(key)]
     assert len(traces) == 1 and (compiled[0].lower >= compiled[1].lower).all()
-    space = region(tf.constant(images), 0.1, "linf", UNIT)
+    space = input_set(tf.constant(images), 0.1, "linf", UNIT)
     eager = margins("crown", open_model(model), space, tf.constant(labels))
     np.testing.assert_allclose(eager, compiled[1].margins, atol=1e-5)
     model.layers[-1].kernel.assign(model.layers[-1].kernel * 2)      # bounds follow the weights

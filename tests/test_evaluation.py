@@ -54,7 +54,7 @@ def attacked(predictions, l2=(1.0, 2.0, 4.0, 8.0), linf=(0.1, 0.4, 0.2, 0.3)):
 
 def test_the_worst_case_joins_and_the_combined_accuracy_pools():
     some = {"strong": attacked([0, 1, 1, 0]), "weak": attacked([1, 0, 0, 0]), "short": attacked([0, 0])}
-    found = Evaluation(np.zeros(4, int), np.array([0, 0, 0, 1]), some, dict.fromkeys(some, attacks.Clean()))
+    found = Evaluation(np.zeros(4, int), np.array([0, 0, 0, 1]), some)
     assert found.clean == Accuracy(3, 4) and found.right("strong").tolist() == [True, False, False, True]
     assert found.worst(["strong"]) == Accuracy(1, 4)           # the last was wrong without any attack
     assert found.worst(["weak"]) == Accuracy(2, 4) and found.worst(["strong", "weak"]) == Accuracy(0, 4)

@@ -168,7 +168,7 @@ def test_the_worst_case_is_taken_over_the_attacks_up_to_the_headline_alone():
     inside = known.attacks.within(known.evaluation.headline)
     attacked = {name: outcome(labels if name in inside else 1 - labels, labels, images) for name in known.attacks.all()}
     attacked[known.evaluation.headline] = outcome([0, 1, 1, 1], labels, images)
-    found = results.model_results(Evaluation(labels, labels, attacked, known.attacks.all()), known, ("a", "b"))
+    found = results.model_results(Evaluation(labels, labels, attacked), known, ("a", "b"))
     assert found.worst_case.correct == 3 and found.combined.correct == 0
 
 

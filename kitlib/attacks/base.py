@@ -61,6 +61,8 @@ class Attack(Settings):
     last_only: ClassVar[bool] = False
     # Steps between two looks at which images are done.
     block: ClassVar[int] = 1
+    # Fields of the attack without its perturbation.
+    unperturbed: ClassVar[dict] = {"eps": 0.0}
 
     @pydantic.model_validator(mode="after")
     def _target_is_given(self):
@@ -96,7 +98,7 @@ class Attack(Settings):
 
     def control(self) -> Attack:
         """The same attack with eps = 0: all its clipping and conversions, no perturbation."""
-        return self.model_copy(update={"eps": 0.0})
+        return self.model_copy(update=self.unperturbed)
 
     @tf.autograph.experimental.do_not_convert      # nothing to convert, and converting takes seconds
     def perturb(self, model, images, labels=None, seed=None, training: bool = False) -> tf.Tensor:

@@ -3,13 +3,22 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from kitlib.attacks.base import UNKNOWN, Attack, State, initial_state, logits_of, mark_done, seed_tensor
+from kitlib.attacks.base import (
+    UNKNOWN,
+    Attack,
+    State,
+    initial_state,
+    input_gradient,
+    logits_of,
+    mark_done,
+    seed_tensor,
+)
 from kitlib.attacks.checks import check_images, check_labels, check_mask, check_model
 from kitlib.base.settings import KitError
 from kitlib.models import NOT_FINITE, exact_float32
@@ -79,7 +88,8 @@ def run(attack: Attack, model, images, labels=None, *, batch_size: int = 128, se
     started = time.perf_counter()
     ready, classes, done, parts = None, None, 0, []
     stop = attack.stops or (attack.first_success_suffices and not keep_images)
-    with tqdm(desc=str(attack), unit="image", total=_count(images, labels), disable=not progress) as bar:
+    total = len(images) if labels is not None and hasattr(images, "__len__") else None
+    with tqdm(desc=str(attack), unit="image", total=total, disable=not progress) as bar:
         for chunk, given in _chunks(images, labels, batch_size):
             where = f"images {done} to {done + len(chunk) - 1}"
             chunk = check_images(chunk, where)
@@ -96,6 +106,27 @@ def run(attack: Attack, model, images, labels=None, *, batch_size: int = 128, se
     return _joined(attack, parts, time.perf_counter() - started)
 
 
+def input_gradients(model, loss_fn: Callable, images, labels, *, targeted: bool = False, training: bool = False,
+                    batch_size: int = 128) -> np.ndarray:
+    """The gradient of loss_fn(labels, logits), one number an image, for the pixels: float32 N x H x W x C.
+
+    As the attacks take it: 0 where it is no number; of the negated loss where targeted. Nothing is checked.
+    """
+    def gradient(pixels, given):
+        return input_gradient(logits_of(model, training), loss_fn, pixels, given, targeted)
+
+    signature = [tf.TensorSpec([None, *images.shape[1:]]), tf.TensorSpec([None], tf.int32)]
+    # Called through its concrete function, as TensorFlow would take one line's functions for one that retraces.
+    compiled = tf.function(gradient, input_signature=signature, autograph=False).get_concrete_function()
+    return in_batches(compiled, np.asarray(images, np.float32), np.asarray(labels, np.int32), batch_size=batch_size)
+
+
+def in_batches(function: Callable, *arrays: np.ndarray, batch_size: int) -> np.ndarray:
+    """What a function of tensors makes of the arrays, given so many rows at a time."""
+    parts = [slice(first, first + batch_size) for first in range(0, len(arrays[0]), batch_size)]
+    return np.concatenate([np.asarray(function(*(tf.constant(array[part]) for array in arrays))) for part in parts])
+
+
 def worst_case(results: Iterable[AttackResult]) -> np.ndarray:
     """Which images resisted every one of the attacks: bool N. Its mean is the robust accuracy.
 
@@ -110,13 +141,12 @@ def worst_case(results: Iterable[AttackResult]) -> np.ndarray:
     return ~np.logical_or.reduce([result.fooled for result in results])
 
 
-def _count(images, labels) -> int | None:
-    return len(images) if labels is not None and hasattr(images, "__len__") else None
-
-
 def _chunks(images, labels, batch_size: int) -> Iterator[tuple]:
     if labels is None and not hasattr(images, "ndim"):
-        yield from _from_batches(images)
+        for batch in images:
+            if not (isinstance(batch, tuple | list) and len(batch) == 2):
+                raise KitError("without `labels`, `images` must be an iterable of (images, labels) pairs")
+            yield batch
         return
     images = np.asarray(images)
     size = max(batch_size, CHUNK_BYTES // max(1, 4 * int(np.prod(images.shape[1:]))))
@@ -126,13 +156,6 @@ def _chunks(images, labels, batch_size: int) -> Iterator[tuple]:
     for first in range(0, max(1, len(images)), size):
         part = slice(first, first + size)
         yield images[part], None if labels is None else labels[part]
-
-
-def _from_batches(batches) -> Iterator[tuple]:
-    for batch in batches:
-        if not (isinstance(batch, tuple | list) and len(batch) == 2):
-            raise KitError("without `labels`, `images` must be an iterable of (images, labels) pairs")
-        yield batch
 
 
 class _Compiled:
@@ -283,5 +306,5 @@ def _rows(state: State, rows: np.ndarray) -> State:
 def _joined(attack: Attack, parts: list[dict], seconds: float) -> AttackResult:
     joined = {name: None if parts[0][name] is None else np.concatenate([part[name] for part in parts])
               for name in parts[0]}
-    same = joined["predictions"] == joined["labels"]
-    return AttackResult(attack=attack, fooled=same if attack.targeted else ~same, seconds=seconds, **joined)
+    fooled = attack.hits(joined["predictions"], joined["labels"])
+    return AttackResult(attack=attack, fooled=fooled, seconds=seconds, **joined)

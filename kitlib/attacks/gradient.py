@@ -29,9 +29,7 @@ class Clean(Attack):
 
     name: Literal["none"] = "none"
     last_only: ClassVar[bool] = True
-
-    def control(self) -> Clean:
-        return self
+    unperturbed: ClassVar[dict] = {}
 
     def __str__(self) -> str:
         return "no attack"
@@ -113,6 +111,7 @@ class PGD(InBall):
     stop_early: bool = False
 
     varying: ClassVar[tuple[str, ...]] = ("eps", "step")
+    unperturbed: ClassVar[dict] = {"eps": 0.0, "step": 0.0}
     title: ClassVar[str] = "PGD"
 
     @pydantic.model_validator(mode="after")
@@ -149,9 +148,6 @@ class PGD(InBall):
         state = self._update_momentum(state, direction)
         moved = iterate + self.steepest_step(state.get("momentum", direction), self.stride)
         return state | {"iterate": self.project(moved, state["images"])}
-
-    def control(self) -> PGD:
-        return self.model_copy(update={"eps": 0.0, "step": 0.0})
 
     def _initial_momentum(self, state: State) -> State:
         return {}

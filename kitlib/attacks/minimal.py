@@ -64,6 +64,7 @@ class CarliniWagnerL2(Attack):
     loss: ClassVar[LossName] = "margin"
     first_success_suffices: ClassVar[bool] = False
     varying: ClassVar[tuple[str, ...]] = ("confidence", "learning_rate", "constant")
+    unperturbed: ClassVar[dict] = {"steps": 0}      # into tanh space and back
 
     @property
     def length(self) -> int:
@@ -76,10 +77,6 @@ class CarliniWagnerL2(Attack):
     @property
     def block(self) -> int:
         return max(1, self.steps // 10)
-
-    def control(self) -> CarliniWagnerL2:
-        """No step: into tanh space and back."""
-        return self.model_copy(update={"steps": 0})
 
     def start(self, model_fn: ModelFn, state: State, seed: tf.Tensor, first: bool) -> State:
         images = state["images"]
@@ -104,7 +101,7 @@ class CarliniWagnerL2(Attack):
         """One Adam iteration of every image, each in its own search."""
         candidate, logits, loss, distance, gradient = self._evaluate(model_fn, state)
         state = self._keep_nearest(state, candidate, logits, distance)
-        state = self._descend(state, gradient)
+        state |= adam(state, "w", gradient, state["iteration"] + 1, self.learning_rate)
         return self._next_search(state, loss)
 
     def close(self, model_fn: ModelFn, state: State) -> State:
@@ -135,9 +132,6 @@ class CarliniWagnerL2(Attack):
             "hit": state["hit"] | succeeds,
             "succeeded": state["succeeded"] | succeeds,
         }
-
-    def _descend(self, state: State, gradient) -> State:
-        return state | adam(state, "w", gradient, state["iteration"] + 1, self.learning_rate)
 
     def _next_search(self, state: State, loss) -> State:
         """End the search of every image that is through with it, and begin its next with a new c."""
@@ -186,10 +180,7 @@ class DeepFool(Attack):
     candidates: Annotated[int, pydantic.Field(ge=2)] = 10
     first_success_suffices: ClassVar[bool] = False
     varying: ClassVar[tuple[str, ...]] = ("overshoot",)
-
-    def control(self) -> DeepFool:
-        """No step: the clipping alone."""
-        return self.model_copy(update={"steps": 0})
+    unperturbed: ClassVar[dict] = {"steps": 0}      # the clipping alone
 
     def start(self, model_fn: ModelFn, state: State, seed: tf.Tensor, first: bool) -> State:
         logits = model_fn(state["images"])

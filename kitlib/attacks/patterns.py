@@ -40,15 +40,15 @@ def places(shape, height: int, width: int, seed) -> np.ndarray:
 
 @exact_float32()
 def universal(model, images, labels, *, eps: float | None = None, patch: tuple[int, int] | None = None,
-              target: int | None = None, epochs: int = 10, step: float | None = None, batch_size: int = 128,
+              target: int | None = None, epochs: int = 10, batch_size: int = 128,
               seed: int = 0, progress: bool = False, input_range: tuple[float, float] | None = None) -> Universal:
     """One pattern that fools the model on as many of the images as it can; try it on others.
 
     eps: a perturbation within this L-inf radius for all (Moosavi-Dezfooli et al. 2017, arXiv:1610.08401), by steps
     along the sign of the mean gradient of the clipped cross-entropy (Shafahi et al. 2018, arXiv:1811.11304, section
     3). patch: height and width of a patch, put at a random place of each image in each step (Brown et al. 2017,
-    arXiv:1712.09665). One of both. target: the class to be named; None: any but the label. step: default a tenth of
-    eps; of a patch 0.05. images, labels, model, input_range: as for `attacks.run`.
+    arXiv:1712.09665). One of both. target: the class to be named; None: any but the label. A step is a
+    tenth of eps; of a patch 0.05. images, labels, model, input_range: as for `attacks.run`.
     Raises KitError as that does, and where neither or both are asked for, or a patch is larger than an image.
     """
     images = check_images(np.asarray(images), "images")
@@ -59,7 +59,7 @@ def universal(model, images, labels, *, eps: float | None = None, patch: tuple[i
     shape = _shape(images, eps, patch)
     rng, order = np.random.default_rng(seed), np.arange(len(images))
     pattern = np.full(shape, 0.5 if patch else 0.0, np.float32)
-    low, high, step = (0.0, 1.0, step or 0.05) if patch else (-eps, eps, step or eps / 10)
+    low, high, step = (0.0, 1.0, 0.05) if patch else (-eps, eps, eps / 10)
     ascend = _ascent(ready, patch, target is not None)
     for _ in tqdm(range(epochs), desc="universal", unit="epoch", disable=not progress):
         rng.shuffle(order)

@@ -82,12 +82,10 @@ class PaperBPGD(_OneStep):
     normalisation: Normalisation = IMAGENET
     step: Epsilon = 2 / 255
     varying: ClassVar[tuple[str, ...]] = ("step",)
+    unperturbed: ClassVar[dict] = {"step": 0.0}
 
     def move(self, model_fn: ModelFn, state: State, number: tf.Tensor, seed: tf.Tensor) -> State:
         return self._along_sign(model_fn, state, self.step, (0.0, 1.0))
-
-    def control(self) -> PaperBPGD:
-        return self.model_copy(update={"step": 0.0})
 
     def __str__(self) -> str:
         return (f'paper B\'s "PGD"(one step of {format_epsilon(self.step)} on normalised values, '
@@ -110,11 +108,8 @@ class PaperBCW(Attack):
     learning_rate: Positive = 0.005
     steps: StepsOrNone = 1000
     varying: ClassVar[tuple[str, ...]] = ("c", "kappa", "learning_rate")
+    unperturbed: ClassVar[dict] = {"steps": 0}      # the tanh alone
     last_only: ClassVar[bool] = True
-
-    def control(self) -> PaperBCW:
-        """No step: the tanh alone."""
-        return self.model_copy(update={"steps": 0})
 
     def start(self, model_fn: ModelFn, state: State, seed: tf.Tensor, first: bool) -> State:
         if self.labels == "predicted":

@@ -69,8 +69,8 @@ class Square(InBall):
         signs = tf.reshape(signs, (-1, rows, 1, columns, 1, channels))
         tiles = tf.reshape(signs * bump(side)[None, None, :, None, :, None],
                            (-1, rows * side, columns * side, channels))
-        margins = [[0, 0], *_centred(height - rows * side, width - columns * side), [0, 0]]
-        return self._at_length_eps(tf.pad(tiles, margins), state["images"])
+        around = [(left // 2, left - left // 2) for left in (height - rows * side, width - columns * side)]
+        return self._at_length_eps(tf.pad(tiles, [(0, 0), *around, (0, 0)]), state["images"])
 
     def _new_bump(self, state: State, number, seed) -> tf.Tensor:
         images = state["images"]
@@ -154,7 +154,3 @@ def _signs(numbers) -> tf.Tensor:
 
 def _energy(delta, axes) -> tf.Tensor:
     return tf.reduce_sum(delta**2, axis=axes, keepdims=True)
-
-
-def _centred(rows: int, columns: int) -> list[list[int]]:
-    return [[rows // 2, rows - rows // 2], [columns // 2, columns - columns // 2]]

@@ -18,7 +18,8 @@ check_backend()     # before Keras is imported
 
 from kitlib.audit.budget import Plan, plan
 from kitlib.audit.checks import CHECKS, Check, Finding
-from kitlib.audit.measure import FULL, QUICK, Attacked, Effort, Measurements, Subject
+from kitlib.audit.judged import Attacked
+from kitlib.audit.measure import Measurements
 from kitlib.audit.record import (
     FILES,
     PICTURES,
@@ -33,6 +34,7 @@ from kitlib.audit.record import (
 )
 from kitlib.audit.request import Request, subject_of
 from kitlib.audit.resume import Resume
+from kitlib.audit.subject import FULL, QUICK, Effort, Subject
 from kitlib.audit.verdict import Verdict, judge
 from kitlib.models.loading import load, load_weights
 from kitlib.models.reading import Target, prepare

@@ -10,7 +10,7 @@ import numpy as np
 from kitlib import attacks
 from kitlib.attacks import Attack
 from kitlib.audit.resume import Resume
-from kitlib.audit.subject import Effort, Subject, batch_for, second_and_margin
+from kitlib.audit.subject import ON_ALL, Effort, Subject, batch_for, suite
 from kitlib.models import predict_logits
 
 KEPT = 0.5          # share of the images that PGD is expected not to turn
@@ -47,7 +47,7 @@ def pace_of(subject: Subject) -> Pace:
     """Measured on a few batches."""
     model, count = subject.target.model, min(batch_for(subject.images.shape[1:]), len(subject.images))
     images, labels = subject.images[:count], subject.labels[:count].astype(np.int32)
-    fgsm = attacks.FGSM(eps=subject.eps, norm=subject.norm)
+    fgsm = subject.attack(attacks.FGSM)
     first, again = (_seconds(lambda: attacks.run(fgsm, model, images, labels)) for _ in range(2))
     predict_logits(model, images, count)
     forward = _seconds(lambda: predict_logits(model, images, count))
@@ -63,15 +63,14 @@ def _seconds(work) -> float:
 def expected(effort: Effort, subject: Subject, pace: Pace) -> dict[str, float]:
     """Seconds by measurement, in the order of their worth: about, as nobody knows yet what PGD turns."""
     images = min(effort.images, len(subject.images))
-    kept, apgd = KEPT * images, effort.apgd_steps
+    kept = KEPT * images
     targets = min(effort.targets, subject.target.classes - 1) if subject.target.classes > 2 else 0
-    second, margin = second_and_margin(subject)
     own = sum(3 * _passes(attack) for attack in subject.own_attacks.values())
     gradients = {
         "clean": images, "noise": images, "FGSM": 2 * images, "PGD": effort.steps * (images + kept) / 2,
         "8 bits": effort.steps * (images - kept) / 2,
-        "targeted": targets * (effort.targeted_steps or apgd) * kept, "APGD cross-entropy": apgd * kept,
-        second: apgd * kept, margin: effort.steps * kept, "PGD, doubled": 4 * effort.steps * kept,
+        "targeted": targets * (effort.targeted_steps or effort.apgd_steps) * kept,
+        **{name: _passes(attack) * kept for name, attack in suite(subject, effort).items() if name not in ON_ALL},
         "sweep": 2 * effort.steps * min(images, effort.sweep_images), "own": own * images, "leaks": 10 * images,
         "cw": cw_count(effort, images) * effort.cw_searches * effort.cw_steps,
     }
@@ -147,7 +146,8 @@ def plan(subject: Subject, effort: Effort, minutes: float | None = None, resume:
     pace = pace_of(subject)
     fitted = effort if minutes is None else _fitted(subject, effort, pace, minutes, resume or Resume())
     seconds = expected(fitted, subject, pace)
-    return Plan(_first(subject, fitted.images), fitted, seconds, pace, _cut(effort, fitted), minutes)
+    first = dataclasses.replace(subject, images=subject.images[:fitted.images], labels=subject.labels[:fitted.images])
+    return Plan(first, fitted, seconds, pace, _cut(effort, fitted), minutes)
 
 
 def _fitted(subject: Subject, effort: Effort, pace: Pace, minutes: float, resume: Resume) -> Effort:
@@ -164,10 +164,6 @@ def _fitted(subject: Subject, effort: Effort, pace: Pace, minutes: float, resume
             if getattr(effort, name) is None or getattr(effort, name) > least})
     resume.keep(key, {"effort": effort.model_dump_json()})
     return effort
-
-
-def _first(subject: Subject, images: int) -> Subject:
-    return dataclasses.replace(subject, images=subject.images[:images], labels=subject.labels[:images])
 
 
 def _cut(before: Effort, after: Effort) -> tuple[str, ...]:

@@ -3,18 +3,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterable
 
 import numpy as np
 
 from kitlib import attacks
 from kitlib.attacks import Attack
 from kitlib.attacks.limits import is_8_bit
+from kitlib.audit.checks import CHECKS
 from kitlib.audit.gradients import Gradients
 from kitlib.audit.judged import EOT_PASSES, Attacked
-from kitlib.audit.subject import second_and_margin
+from kitlib.audit.subject import ON_ALL, suite
 from kitlib.models.bpda import Averaged
 
-ON_ALL = ("noise", "FGSM", "PGD")       # the others go on with the images that PGD did not turn
 # Checks whose flag says that gradients may lead astray.
 DOUBTS = ("large_eps", "iterative", "beats_transfer", "has_gradient", "logits", "adaptive")
 
@@ -23,28 +24,9 @@ class Ensemble(Gradients):
     """Attacks on all images: noise, FGSM, PGD. Then those that go on with what PGD did not turn: on the others they
     cannot change the worst case (Croce & Hein 2020, section 6, run the attacks of AutoAttack so)."""
 
-    def _in_ball(self, family: type[Attack], **fields) -> Attack:
-        return family(eps=self.subject.eps, norm=self.subject.norm, **fields)
-
     @functools.cached_property
     def suite(self) -> dict[str, Attack]:
-        """The audit's attacks within eps, by the name that tables show."""
-        steps, more = self.effort.steps, self.effort.apgd_steps
-        second, margin = second_and_margin(self.subject)
-        return {
-            "noise": self._in_ball(attacks.Noise, kind="sign"),
-            "FGSM": self._in_ball(attacks.FGSM),
-            "PGD": self._in_ball(attacks.PGD, steps=steps, stop_early=True),
-            "APGD cross-entropy": self._in_ball(attacks.APGD, steps=more, stop_early=True),
-            second: self._in_ball(attacks.APGD, steps=more, loss=self.second_loss, stop_early=True),
-            margin: self._in_ball(attacks.PGD, steps=steps, loss="margin", stop_early=True),
-            "PGD, doubled": self._in_ball(attacks.PGD, steps=2 * steps, restarts=2, stop_early=True),
-        }
-
-    @property
-    def second_loss(self) -> str:
-        """The loss of the second APGD: DLR, or with two classes, where there is no third logit, the margin."""
-        return "dlr" if self.subject.target.classes > 2 else "margin"
+        return suite(self.subject, self.effort)
 
     @functools.cached_property
     def _under(self) -> dict[str, Attacked | None]:
@@ -106,7 +88,7 @@ class Ensemble(Gradients):
         that class for a loss, where they have a targeted DLR). None where PGD turned all, and for two classes."""
         kept, tries = self.pgd.right & self.clean, []
         classes, steps = self.subject.target.classes, self.effort.targeted_steps or self.effort.apgd_steps
-        attack = self._in_ball(attacks.APGD, steps=steps, loss="margin", targeted=True, stop_early=True)
+        attack = self.subject.attack(attacks.APGD, steps=steps, loss="margin", targeted=True, stop_early=True)
         others = np.where(np.eye(classes, dtype=bool)[self.labels], -np.inf, self.clean_logits)
         order = np.argsort(-others, axis=1, kind="stable").astype(np.int32)
         for rank in range(min(self.effort.targets, classes - 1) if classes > 2 else 0):
@@ -121,8 +103,7 @@ class Ensemble(Gradients):
     @functools.cached_property
     def by_gradient(self) -> np.ndarray:
         """Which images are right without attack and under every attack of the audit that follows a gradient."""
-        found = [self.under(name) for name in self.suite] + [self.targeted]
-        return np.logical_and.reduce([self.clean, *(each.right for each in found if each is not None)])
+        return self.clean & _right_under_all([*map(self.under, self.suite), self.targeted])
 
     @functools.cached_property
     def square(self) -> Attacked | None:
@@ -145,8 +126,6 @@ class Ensemble(Gradients):
     @functools.cached_property
     def why_doubted(self) -> tuple[str, ...]:
         """Why gradients are in doubt, so that Square gets all its queries: flagged checks, BPDA or EOT."""
-        from kitlib.audit.checks import CHECKS  # which are made from measurements
-
         found = [(check, check.function(self)) for check in CHECKS if check.name in DOUBTS]
         flagged = [f"check {check.number} is flagged" for check, each in found
                    if each.outcome == "flag" and each.casts_doubt]
@@ -174,7 +153,7 @@ class Ensemble(Gradients):
 
     def _square_on(self, kept: np.ndarray, which: np.ndarray, queries: int, why: str) -> Attacked:
         """Square on `which` of the images; others that are `kept` count as right, the rest as wrong."""
-        attack = self._in_ball(attacks.Square, steps=queries)
+        attack = self.subject.attack(attacks.Square, steps=queries)
         self.begin("Square", f"{attack}, on {which.sum()} images: {why}")
         found = self._among(which, attack)
         return dataclasses.replace(found, right=found.right | (kept & ~which))
@@ -223,13 +202,16 @@ class Ensemble(Gradients):
     def without_doubling(self) -> np.ndarray:
         """Which images are right under every attack of the suite, and Square, but the doubled PGD."""
         others = [self.under(name) for name in self.suite if name != "PGD, doubled"]
-        return np.logical_and.reduce(
-            [each.right for each in [*others, self.targeted, self.square] if each is not None])
+        return _right_under_all([*others, self.targeted, self.square])
 
     @functools.cached_property
     def survivors(self) -> np.ndarray:
         """Which images are right clean and under every attack of the ensemble."""
-        return np.logical_and.reduce([self.clean, *(each.right for each in self.ensemble.values())])
+        return self.clean & _right_under_all(self.ensemble.values())
+
+
+def _right_under_all(found: Iterable[Attacked | None]) -> np.ndarray:
+    return np.logical_and.reduce([each.right for each in found if each is not None])
 
 
 def _first_of(which: np.ndarray, count: int) -> np.ndarray:

@@ -8,12 +8,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kitlib.attacks.base import input_gradient, logits_of, margin
+from kitlib import attacks
+from kitlib.attacks.base import loss_of, margin
+from kitlib.attacks.driver import input_gradients
 from kitlib.audit.judged import Judged
 from kitlib.models import predict_logits, softmax
 from kitlib.models.bpda import straight_through
 
 PASSES = 5
+LINE = tuple(np.linspace(0, 1, 9).round(3).tolist())      # shares of FGSM's step at which the model is asked
 AGREE = 1e-4        # between passes over the same input; a model whose passes differ by more is random
 
 
@@ -28,10 +31,7 @@ class Gradients(Judged):
     @functools.cached_property
     def no_gradient(self) -> np.ndarray:
         """For which images the gradient of the cross-entropy is zero, or no number, in every pixel."""
-        def losses(labels, logits):
-            return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-
-        return (self._gradients(losses) == 0).all((1, 2, 3))
+        return (self._gradients(functools.partial(loss_of, "ce")) == 0).all((1, 2, 3))
 
     @functools.cached_property
     def climbs(self) -> np.ndarray:
@@ -40,30 +40,14 @@ class Gradients(Judged):
         rows = self.clean
         images, labels = self.images[rows], self.labels[rows]
         random = np.random.default_rng(self.seed).choice(np.float32([-1, 1]), size=images.shape)
-        moved = (np.clip(images + self._step(way), 0, 1) for way in (self._gradients(margin)[rows], random))
+        step, size = self.subject.attack(attacks.FGSM).steepest_step, self.subject.eps / 4
+        ways = map(tf.constant, (self._gradients(margin)[rows], random))
+        moved = (np.clip(images + step(way, size).numpy(), 0, 1) for way in ways)
         uphill, sideways = (margin(labels, predict_logits(self.model, each, self.batch)).numpy() for each in moved)
         return uphill > sideways
 
-    def _step(self, way: np.ndarray) -> np.ndarray:
-        """A quarter of eps along the way, in the threat model's norm."""
-        if self.subject.norm == "linf":
-            unit = np.sign(way)
-        else:
-            way = way / np.maximum(np.abs(way).max((1, 2, 3), keepdims=True), np.finfo(np.float32).tiny)
-            unit = way / np.maximum(np.sqrt((way**2).sum((1, 2, 3), keepdims=True)), np.finfo(np.float32).tiny)
-        return np.float32(self.subject.eps / 4) * unit
-
     def _gradients(self, loss: Callable) -> np.ndarray:
-        """For the pixels, as the attacks take them: 0 where it is no number."""
-        def gradient(images, labels):
-            return input_gradient(logits_of(self.model), loss, images, labels, targeted=False)
-
-        signature = [tf.TensorSpec([None, *self.images.shape[1:]]), tf.TensorSpec([None], tf.int32)]
-        # Called through its concrete function, as TensorFlow would take one line's functions for one that retraces.
-        compiled = tf.function(gradient, input_signature=signature, autograph=False).get_concrete_function()
-        parts = range(0, len(self.labels), self.batch)
-        batches = ((self.images[i:i + self.batch], self.labels[i:i + self.batch]) for i in parts)
-        return np.concatenate([compiled(*map(tf.constant, batch)).numpy() for batch in batches])
+        return input_gradients(self.model, loss, self.images, self.labels, batch_size=self.batch)
 
     @functools.cached_property
     def spread_of_passes(self) -> dict[str, float]:

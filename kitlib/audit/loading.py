@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 from kitlib.audit.folder import Pictures
 from kitlib.base.settings import KitError, Settings
 from kitlib.data.pictures import WAYS, Form, Loading, read_pictures
-from kitlib.evaluation import Accuracy, Measured
+from kitlib.evaluation import Measured
 from kitlib.models import predict_logits
 
 LOOKED_AT = 48          # pictures loaded in every way
@@ -58,7 +58,7 @@ def compare(model: keras.Model, pictures: Pictures, labels: np.ndarray, seed: in
             continue
         if np.abs(images - own).max() > 0.5 / 255:
             right[_name(loading)] = predict_logits(model, images).argmax(1) == labels[rows]
-    accuracy = {name: Measured(**Accuracy.of(each).record()) for name, each in right.items()}
+    accuracy = {name: Measured.of(each) for name, each in right.items()}
     clearly = [name for name in right if name != used
                and sign_test(right[name], right[used]) < LEVEL / max(1, len(right) - 1)]
     best = max(clearly, key=lambda name: accuracy[name].correct, default=None)

@@ -16,17 +16,13 @@ from kitlib.audit import surrogate
 from kitlib.audit.budget import cw_count
 from kitlib.audit.copies import nearest_training_images
 from kitlib.audit.ensemble import Ensemble
-from kitlib.audit.judged import EOT_PASSES, Attacked
-from kitlib.audit.subject import FULL, QUICK, Effort, Subject, batch_for
+from kitlib.audit.gradients import LINE
+from kitlib.audit.judged import Attacked
 from kitlib.evaluation import Accuracy, along
 from kitlib.models import as_pixels, predict_logits
 
-__all__ = ["EOT_PASSES", "FULL", "LINE", "QUICK", "Attacked", "Distances", "Effort", "Leak", "Measurements", "Subject",
-           "batch_for"]
-
 SWEEP = (0.0, 0.25, 0.5, 1.0, 2.0)      # parts of eps
 FAR = 4                 # times eps: far beyond the threat model
-LINE = tuple(np.linspace(0, 1, 9).round(3).tolist())
 CONTROLS = 64           # images on which the claim's attacks are run with eps = 0
 OUR_CONTROLS = 16       # and the audit's, which are known to do nothing then
 UNDEFENDED_IMAGES = 5000

@@ -1,13 +1,13 @@
 """Both sides: what can be proved of the judged model, beside what attacks found."""
 from __future__ import annotations
 
-import importlib.util
-
 import numpy as np
 
+from kitlib import certify
+from kitlib.audit.checks import percent
 from kitlib.audit.measure import Measurements
 from kitlib.base.settings import KitError, Settings
-from kitlib.evaluation import Accuracy, Measured
+from kitlib.evaluation import Measured
 
 METHODS = {"ibp": "interval bounds", "crown_ibp": "CROWN-IBP"}
 
@@ -26,10 +26,8 @@ class Proof(Settings):
 def prove(m: Measurements) -> Proof | None:
     """What interval bounds and CROWN-IBP prove of the judged images; None for a random model, and for one with a layer
     of which they know nothing."""
-    if m.random or importlib.util.find_spec("kitlib.certify") is None:
+    if m.random:
         return None
-    from kitlib import certify
-
     proved = np.zeros(len(m.labels), bool)
     try:
         for name, title in METHODS.items():
@@ -39,13 +37,12 @@ def prove(m: Measurements) -> Proof | None:
     except KitError as error:
         m.say(f"nothing can be proved: {error}")
         return None
-    return Proof(method=" and ".join(METHODS.values()), proved=Measured(**Accuracy.of(proved).record()),
+    return Proof(method=" and ".join(METHODS.values()), proved=Measured.of(proved),
                  contradicted=tuple(map(int, np.flatnonzero(proved & ~m.survivors))))
 
 
 def both_sides(proof: Proof, most: float) -> str:
     """At least so much, at most so much. most: the worst case under attack, a share."""
     least, open_ = proof.proved.accuracy, most - proof.proved.accuracy
-    unknown = f"; of {100 * open_:.1f} % of the images it is not known" if open_ > 0 else ""
-    return (f"at least {100 * least:.1f} % (proved by {proof.method}), at most {100 * most:.1f} % "
-            f"(attacked){unknown}")
+    unknown = f"; of {percent(open_)} of the images it is not known" if open_ > 0 else ""
+    return f"at least {percent(least)} (proved by {proof.method}), at most {percent(most)} (attacked){unknown}"

@@ -11,17 +11,19 @@ import pydantic
 from matplotlib.figure import Figure
 
 from kitlib import plots
-from kitlib.audit.checks import CHECKS, Check, Finding, Outcome
+from kitlib.attacks.base import NORM_NAMES, Norm, written
+from kitlib.audit.checks import CHECKS, Check, Finding, Outcome, of_claim
+from kitlib.audit.gradients import LINE
 from kitlib.audit.loading import LoadingRecord
-from kitlib.audit.measure import LINE, Effort, Measurements
+from kitlib.audit.measure import Measurements
 from kitlib.audit.proof import Proof, prove
 from kitlib.audit.resume import FILE
-from kitlib.audit.subject import Norm, written
+from kitlib.audit.subject import Effort
 from kitlib.audit.verdict import Verdict, judge
 from kitlib.base.files import read_json, sha256, write_json
 from kitlib.base.machine import environment
 from kitlib.base.settings import KitError, Settings
-from kitlib.evaluation import Accuracy, Measured, cell, guessing
+from kitlib.evaluation import Measured, cell, guessing
 from kitlib.models import predict_logits, softmax
 
 PICTURES = {
@@ -122,7 +124,7 @@ class AuditRecord(Settings):
     @property
     def eps_written(self) -> str:
         """The epsilon with its norm, as people write it."""
-        return f"{'L-inf' if self.norm == 'linf' else 'L2'}, eps {written(self.norm, self.eps)}"
+        return f"{NORM_NAMES[self.norm]}, eps {written(self.norm, self.eps)}"
 
 
 class Audit:
@@ -216,10 +218,10 @@ def run(measurements: Measurements, *, model: str, data: str, class_order: str =
         norm=subject.norm, claim=subject.claim, quick=quick, seed=m.seed, effort=m.effort, command=command,
         environment=environment(),
         date=time.strftime("%Y-%m-%d", time.gmtime()), seconds=round(time.perf_counter() - started, 1),
-        chance=guessing(m.labels), clean=_measured(m.clean),
+        chance=guessing(m.labels), clean=Measured.of(m.clean),
         attacks={name: _attack(each) for name, each in m.ensemble.items()},
-        own={name: _attack(each) for name, each in m.own.items()}, worst_case=_measured(m.survivors),
-        sweep={subject.written(size): _measured(each.right) for size, each in m.sweep.items()},
+        own={name: _attack(each) for name, each in m.own.items()}, worst_case=Measured.of(m.survivors),
+        sweep={subject.written(size): Measured.of(each.right) for size, each in m.sweep.items()},
         checks=tuple(CheckRecord.of(check, found) for check, found in findings),
         verdict=judge(m, findings, proved), classes=_classes(m), proved=proved,
         planned=None if m.plan is None else round(m.plan.seconds, 1), cut=() if m.plan is None else m.plan.cut,
@@ -232,12 +234,8 @@ def _classes(m: Measurements) -> tuple[ClassRecord, ...]:
     """One entry a class that has images, the rarest first."""
     names, counts = m.subject.class_names, np.bincount(m.labels, minlength=len(m.subject.class_names))
     order = [label for label in np.argsort(counts, kind="stable") if counts[label]]
-    return tuple(ClassRecord(name=str(names[label]), clean=_measured(m.clean[m.labels == label]),
-                             worst_case=_measured(m.survivors[m.labels == label])) for label in order)
-
-
-def _measured(right: np.ndarray) -> Measured:
-    return Measured(**Accuracy.of(right).record())
+    return tuple(ClassRecord(name=str(names[label]), clean=Measured.of(m.clean[m.labels == label]),
+                             worst_case=Measured.of(m.survivors[m.labels == label])) for label in order)
 
 
 def _attack(each) -> AttackRecord:
@@ -276,7 +274,7 @@ def attack_table(record: AuditRecord) -> pd.DataFrame:
     rows += [(name, each, each.attack, each.seconds) for name, each in record.attacks.items()]
     rows += [("worst case", record.worst_case, "right under every attack", None)]
     rows += [("proved, at least", record.proved.proved, record.proved.method, None)] if record.proved else []
-    rows += [(f"{name} (the claim's own)", each, each.attack, each.seconds) for name, each in record.own.items()]
+    rows += [(of_claim(name), each, each.attack, each.seconds) for name, each in record.own.items()]
     return pd.DataFrame([
         {"under": name, "accuracy, %": cell(measured), "seconds": "" if seconds is None else f"{seconds:.1f}",
          "attack": attack} for name, measured, attack, seconds in rows])

@@ -10,6 +10,7 @@ import jinja2
 
 from kitlib import __version__
 from kitlib.audit.budget import in_words
+from kitlib.audit.checks import percent
 from kitlib.audit.proof import both_sides
 from kitlib.audit.record import PICTURES, AuditRecord, attack_table, class_table, read
 from kitlib.base.files import write_text
@@ -109,9 +110,8 @@ def audit_page(record: AuditRecord, pictures: tuple[Picture, ...] = ()) -> Page:
     sections = (
         Section("What was asked", facts=_asked(record)),
         Section("What was flagged", words=flags(record)),
-        *([Section("What would change the verdict", words=tuple(
-            f"{change[:1].upper()}{change[1:]}." for change in record.verdict.changes))] if record.verdict.changes
-          else []),
+        *([Section("What would change the verdict", words=_sentences(record.verdict.changes))]
+          if record.verdict.changes else []),
         Section("Accuracy under each attack", words=(
             "Accuracy in per cent, its 95 % interval, and the number of images. Every attack was made against this "
             "very model; an image counts in the worst case only if it is right without attack and under each of "
@@ -153,25 +153,28 @@ def citation(record: AuditRecord) -> str:
 
 
 def flags(record: AuditRecord) -> tuple[str, ...]:
-    reasons = tuple(reason[:1].upper() + reason[1:] + "." for reason in record.verdict.reasons)
-    return reasons or ("No check flagged anything.",)
+    return _sentences(record.verdict.reasons) or ("No check flagged anything.",)
+
+
+def _sentences(clauses: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"{clause[:1].upper()}{clause[1:]}." for clause in clauses)
 
 
 def _asked(record: AuditRecord) -> tuple[tuple[str, str], ...]:
-    claim = "none" if record.claim is None else f"{100 * record.claim:.1f} %"
+    claim = "none" if record.claim is None else percent(record.claim)
     return (
         ("Model", record.model), ("Images", f"{record.clean.count} of: {record.data}"),
         ("Threat model", f"{record.eps_written}, pixels in [0, 1]; the attacker knows the model"),
         ("Claimed robust accuracy", claim), ("Robust accuracy on these images", _both_sides(record)),
         ("The model takes", record.takes), ("It returns", record.returns),
-        ("Classes", record.class_order), ("Guessing would get", f"{100 * record.chance:.1f} %"),
+        ("Classes", record.class_order), ("Guessing would get", percent(record.chance)),
         ("Effort", f"{'quick' if record.quick else 'full'}: {_listed(record.effort.model_dump())}"),
     )
 
 
 def _both_sides(record: AuditRecord) -> str:
     if record.proved is None:
-        return f"at most {100 * record.worst_case.accuracy:.1f} % (attacked); nothing is proved"
+        return f"at most {percent(record.worst_case.accuracy)} (attacked); nothing is proved"
     return both_sides(record.proved, record.worst_case.accuracy)
 
 

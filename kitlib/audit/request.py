@@ -8,10 +8,10 @@ from typing import Any
 import pydantic
 
 from kitlib import models
+from kitlib.attacks.base import Norm
 from kitlib.audit import folder, judged_data, loading
 from kitlib.audit.judged_data import DataRequest, JudgedData
-from kitlib.audit.measure import FULL, QUICK, Effort, Subject
-from kitlib.audit.subject import Norm
+from kitlib.audit.subject import FULL, QUICK, Effort, Subject
 from kitlib.base import digests, places
 from kitlib.base.files import sha256
 from kitlib.base.settings import Epsilon, KitError, Settings

@@ -2,20 +2,21 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
 
 import keras
 import numpy as np
 
+from kitlib import attacks
 from kitlib.attacks import Attack
+from kitlib.attacks.base import Norm, written
 from kitlib.attacks.checks import check_labels
 from kitlib.base import digests
-from kitlib.base.settings import KitError, Settings, first_few, format_epsilon
+from kitlib.base.settings import KitError, Settings, first_few
 from kitlib.models.reading import Target
 
 BATCH = 128             # images at a time, if they are of 64 x 64 x 3; fewer of larger ones, so that memory holds them
 SMALLEST_BATCH = 8
-Norm = Literal["linf", "l2"]
+ON_ALL = ("noise", "FGSM", "PGD")       # the suite's other attacks go on with the images that PGD did not turn
 
 
 class Effort(Settings):
@@ -102,6 +103,10 @@ class Subject:
         """The distance within which every image can be made solid grey."""
         return 0.5 if self.norm == "linf" else 0.5 * float(np.sqrt(np.prod(self.images.shape[1:])))
 
+    def attack(self, family: type[Attack], **fields) -> Attack:
+        """An attack within eps."""
+        return family(eps=self.eps, norm=self.norm, **fields)
+
     def written(self, eps: float) -> str:
         """An epsilon of the threat model as people write it."""
         return written(self.norm, eps)
@@ -116,15 +121,23 @@ class Subject:
         return digests.of_json([digests.of_arrays([*arrays, *data]), said])
 
 
-def written(norm: Norm, eps: float) -> str:
-    """An epsilon as people write it: 8/255 in L-inf, a distance in pixels in L2."""
-    return format_epsilon(eps) if norm == "linf" else f"{eps:.4g}"
+def suite(subject: Subject, effort: Effort) -> dict[str, Attack]:
+    """The audit's attacks within eps, by the name that tables show.
 
-
-def second_and_margin(subject: Subject) -> tuple[str, str]:
-    """The names of the second APGD (DLR, or with two classes the margin) and of PGD on the margin."""
-    return (f"APGD {'DLR' if subject.target.classes > 2 else 'margin'}",
-            "C&W margin (L-inf)" if subject.norm == "linf" else "PGD margin")
+    The second APGD follows DLR, or with two classes, where there is no third logit, the margin.
+    """
+    attack, steps, more = subject.attack, effort.steps, effort.apgd_steps
+    second = "DLR" if subject.target.classes > 2 else "margin"
+    return {
+        "noise": attack(attacks.Noise, kind="sign"),
+        "FGSM": attack(attacks.FGSM),
+        "PGD": attack(attacks.PGD, steps=steps, stop_early=True),
+        "APGD cross-entropy": attack(attacks.APGD, steps=more, stop_early=True),
+        f"APGD {second}": attack(attacks.APGD, steps=more, loss=second.lower(), stop_early=True),
+        "C&W margin (L-inf)" if subject.norm == "linf" else "PGD margin":
+            attack(attacks.PGD, steps=steps, loss="margin", stop_early=True),
+        "PGD, doubled": attack(attacks.PGD, steps=2 * steps, restarts=2, stop_early=True),
+    }
 
 
 def _wiring(model) -> str:

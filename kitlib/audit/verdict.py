@@ -2,9 +2,12 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 from typing import Literal
 
-from kitlib.audit.checks import Check, Finding, points, tells_classes_apart
+import numpy as np
+
+from kitlib.audit.checks import Check, Finding, percent, tells_classes_apart
 from kitlib.audit.measure import Measurements
 from kitlib.audit.proof import Proof, both_sides
 from kitlib.base.settings import Settings
@@ -59,17 +62,17 @@ def judge(m: Measurements, findings: list[tuple[Check, Finding]], proof: Proof |
                                    "the most frequent class: check the input range and the order of the classes.",
                        "a clean accuracy above guessing")
     if claim is not None and worst.interval[1] < claim:
-        return verdict("refuted", f"The claim of {points(claim)} is refuted: {does_it}, and {worst} resist every "
-                                  "attack.", f"a claim of at most {points(worst.interval[1])} would not be refuted")
+        return verdict("refuted", f"The claim of {percent(claim)} is refuted: {does_it}, and {worst} resist every "
+                                  "attack.", f"a claim of at most {percent(worst.interval[1])} would not be refuted")
     guesses = worst.value <= guessed and not tells_classes_apart(m.survivors, m.labels)
-    beside = f" (always naming the most frequent class gets {points(guessed)})" if guesses else ""
+    beside = f" (always naming the most frequent class gets {percent(guessed)})" if guesses else ""
     if claim is None and (guesses or worst.value <= KEEPS * clean.value):
         return verdict("not robust", f"The model is not robust at this eps: {worst} resist every attack{beside}, of "
                                      f"{clean} right without attack. {does_it[:1].upper()}{does_it[1:]}.",
                        f"more than {int(KEEPS * clean.correct)} of {worst.count} images that resist every attack, and "
                        "more than guessing")
     stands = f"{worst} resist every attack{beside}" + (
-        "" if claim is None else f", against a claim of {points(claim)}")
+        "" if claim is None else f", against a claim of {percent(claim)}")
     if guesses:
         return verdict("doubtful", f"{stands}: no more than guessing, so the claim says nothing of robustness. Judge "
                                    "as many images of one class as of another.", "as many images of each class")
@@ -106,9 +109,5 @@ def _would_fall(worst: Accuracy, clean: Accuracy, claim: float | None) -> tuple[
 
 def _enough(worst: Accuracy) -> int:
     """How many images narrow the interval of this accuracy to what can be judged."""
-    count = worst.count
-    while True:
-        low, high = Accuracy(round(worst.value * count), count).interval
-        if high - low <= WIDEST:
-            return count
-        count += 1
+    return next(count for count in itertools.count(worst.count)
+                if np.ptp(Accuracy(round(worst.value * count), count).interval) <= WIDEST)

@@ -12,7 +12,7 @@ from kitlib.attacks.base import Norm
 from kitlib.attacks.checks import check_images, check_labels, check_model
 from kitlib.base.settings import Epsilon, KitError, Settings, read_named
 from kitlib.certify.graph import open_model
-from kitlib.certify.interval import UNIT, Region, forward, region
+from kitlib.certify.interval import UNIT, InputSet, forward, input_set
 from kitlib.certify.linear import linear_forward, lower_bounds
 from kitlib.models import in_float32
 from kitlib.models.traces import trace_of
@@ -114,10 +114,10 @@ def run(method: dict | Method, model, images, labels, *, batch_size: int = 64, p
     return Bounds(method, labels, np.concatenate(parts), time.perf_counter() - started)
 
 
-def margins(name: str, nodes: list, space: Region, labels, intersect: bool = True) -> tf.Tensor:
+def margins(name: str, nodes: list, space: InputSet, labels, intersect: bool = True) -> tf.Tensor:
     """Lower bounds of the label's logit less each other one, N x classes, in any graph.
 
-    nodes: see `open_model`; space: see `region`. Differentiable for the model's weights.
+    nodes: see `open_model`; space: see `input_set`. Differentiable for the model's weights.
     """
     boxes = linear_forward(nodes, space, intersect) if name == "crown" else forward(nodes, space)
     last, classes = len(nodes) - 1, boxes[-1].lower.shape[-1]
@@ -137,7 +137,7 @@ def _compiled(method: Method, model, shape: tuple):
         nodes = open_model(model)
 
         def bound(images, labels, eps):
-            return margins(asked.name, nodes, region(images, eps, asked.norm, unit), labels, asked.intersect)
+            return margins(asked.name, nodes, input_set(images, eps, asked.norm, unit), labels, asked.intersect)
 
         return tf.function(bound, autograph=False).get_concrete_function(
             tf.TensorSpec((None, *shape)), tf.TensorSpec((None,), tf.int32), tf.TensorSpec(()))

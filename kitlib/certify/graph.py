@@ -21,15 +21,11 @@ from keras import layers
 from kitlib.base.settings import KitError
 
 
-def as_they_are(weights):
-    return weights
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Node:
     """One step. inputs: places of earlier nodes in the list that `open_model` returns.
 
-    Of affine nodes: linear is (tensors, what is done with the layer's weights first: `as_they_are`, tf.abs or
+    Of affine nodes: linear is (tensors, what is done with the layer's weights first: tf.identity, tf.abs or
     tf.square) -> tensor, one row an image, without the bias. bias, where there is one: () -> its value and the sum of
     the sizes of its parts. form: copy (numbers move), diagonal (each is scaled) or mixing. terms: how many numbers the
     layer or its transpose adds up at most. squares: whether squaring the weights squares all coefficients.
@@ -48,7 +44,7 @@ class Node:
 
     def affine(self, tensors: list) -> tf.Tensor:
         """What the layer returns."""
-        result = self.linear(tensors, as_they_are)
+        result = self.linear(tensors, tf.identity)
         return result if self.bias is None else result + self.bias()[0]
 
     def size(self, tensors: list) -> tf.Tensor:
@@ -67,14 +63,14 @@ def open_model(model: keras.Model) -> list[Node]:
     return nodes
 
 
-def _open(nodes: list[Node], model, at: list[int]) -> int:
+def _open(nodes: list[Node], model, inputs: list[int]) -> int:
     if isinstance(model, keras.Sequential) and getattr(model, "inputs", None):
         for layer in model.layers:
-            at = [_translate(nodes, layer, at)]
-        return at[0]
+            inputs = [_translate(nodes, layer, inputs)]
+        return inputs[0]
     if not hasattr(model, "_nodes_by_depth") or len(model.inputs) != 1 or len(model.outputs) != 1:
         raise KitError(f"nothing can be proved of '{model.name}': it is code, was never built, or has several ends")
-    places = {id(model.inputs[0]): at[0]}
+    places = {id(model.inputs[0]): inputs[0]}
     for depth in sorted(model._nodes_by_depth, reverse=True):
         for step in model._nodes_by_depth[depth]:
             if not step.is_input:
@@ -83,16 +79,16 @@ def _open(nodes: list[Node], model, at: list[int]) -> int:
     return places[id(model.outputs[0])]
 
 
-def _translate(nodes: list[Node], layer, at: list[int]) -> int:
+def _translate(nodes: list[Node], layer, inputs: list[int]) -> int:
     """Append the nodes of one layer, nested model or operation; the place of the last one. A subclass of a known layer
     is an unknown one."""
     if isinstance(layer, keras.Model):
-        return _open(nodes, layer, at)
+        return _open(nodes, layer, inputs)
     name = type(layer).__name__
     known = _LAYERS.get(type(layer)) or type(layer).__module__.startswith("keras.src.ops.") and _OPERATIONS.get(name)
     if not known or getattr(layer, "data_format", None) == "channels_first" or getattr(layer, "quantization_mode", 0):
         raise _unknown(layer, name)
-    last = known(nodes, layer, at)
+    last = known(nodes, layer, inputs)
     activation = getattr(layer, "activation", None)
     if isinstance(activation, layers.Layer):
         return _translate(nodes, activation, [last])
@@ -104,21 +100,21 @@ def _unknown(layer, what: str) -> KitError:
     return KitError(f"no bounds are known for layer '{layer.name}' ({what}){hint}")
 
 
-def _append(nodes: list[Node], kind: str, at: list[int], **parts) -> int:
-    nodes.append(Node(kind, tuple(at), **parts))
+def _append(nodes: list[Node], kind: str, inputs: list[int], **parts) -> int:
+    nodes.append(Node(kind, tuple(inputs), **parts))
     return len(nodes) - 1
 
 
-def _activation(nodes, function, at: int, layer) -> int:
+def _activation(nodes, function, place: int, layer) -> int:
     name = getattr(function, "__name__", str(function))
     if function is not getattr(keras.activations, name, None) or name not in _ACTIVATIONS:
         raise _unknown(layer, f"{name}; of activations keras.activations.{', '.join(_ACTIVATIONS)}")
-    return _ACTIVATIONS[name](nodes, at)
+    return _ACTIVATIONS[name](nodes, place)
 
 
-def _relu(nodes, at: int, slope: float = 0.0, most: float | None = None) -> int:
+def _relu(nodes, place: int, slope: float = 0.0, most: float | None = None) -> int:
     """min(relu(x), most) is most - relu(most - relu(x))."""
-    last = _append(nodes, "pointwise", [at], function="relu", slope=slope)
+    last = _append(nodes, "pointwise", [place], function="relu", slope=slope)
     if most is None:
         return last
     turned = {"form": "diagonal", "terms": 1, "bias": lambda: (tf.constant(float(most)), tf.constant(float(most))),
@@ -126,17 +122,17 @@ def _relu(nodes, at: int, slope: float = 0.0, most: float | None = None) -> int:
     return _append(nodes, "affine", [_relu(nodes, _append(nodes, "affine", [last], **turned))], **turned)
 
 
-def _relu_layer(nodes, layer, at):
+def _relu_layer(nodes, layer, inputs):
     slope = float(getattr(layer, "negative_slope", 0.0))
     if getattr(layer, "threshold", 0.0) or not 0 <= slope <= 1:
         raise _unknown(layer, f"{type(layer).__name__} with a threshold, or a slope not of 0 to 1")
-    return _relu(nodes, at[0], slope, getattr(layer, "max_value", None))
+    return _relu(nodes, inputs[0], slope, getattr(layer, "max_value", None))
 
 
 def _with_kernel(terms: Callable, multiply: Callable):
     """A layer with a kernel: multiply is (layer, x, kernel) -> output; terms is of the kernel's shape and the layer."""
-    def translate(nodes, layer, at):
-        return _append(nodes, "affine", at, form="mixing", terms=terms(*layer.kernel.shape), squares=True,
+    def translate(nodes, layer, inputs):
+        return _append(nodes, "affine", inputs, form="mixing", terms=terms(*layer.kernel.shape), squares=True,
                        bias=(lambda: (layer.bias, tf.abs(layer.bias))) if layer.use_bias else None,
                        linear=lambda xs, on: multiply(layer, xs[0], on(tf.convert_to_tensor(layer.kernel))))
 
@@ -156,10 +152,10 @@ def _depthwise(layer, x, kernel):
 
 def _scaling(numbers: Callable):
     """A layer that computes scale * x + offset; `numbers` returns scale, offset and the size of the offset's parts."""
-    def translate(nodes, layer, at):
+    def translate(nodes, layer, inputs):
         if isinstance(layer, layers.BatchNormalization) and layer.axis not in (-1, layer.input_spec.ndim - 1):
             raise _unknown(layer, "BatchNormalization of another axis than the last")
-        return _append(nodes, "affine", at, form="diagonal", terms=1, squares=True, bias=lambda: numbers(layer)[1:],
+        return _append(nodes, "affine", inputs, form="diagonal", terms=1, squares=True, bias=lambda: numbers(layer)[1:],
                        linear=lambda xs, on: xs[0] * on(numbers(layer)[0]))
 
     return translate
@@ -185,25 +181,25 @@ def _batch_norm(layer):
 
 def _by_layer(form: str, terms: Callable = lambda layer: 0):
     """A layer without weights whose coefficients are zero or more, so that it serves as its own absolute value."""
-    def translate(nodes, layer, at):
-        return _append(nodes, "affine", at, form=form, terms=terms(layer),
+    def translate(nodes, layer, inputs):
+        return _append(nodes, "affine", inputs, form=form, terms=terms(layer),
                        linear=lambda xs, on: layer(xs if len(xs) > 1 else xs[0]))
 
     return translate
 
 
-def _add(nodes, layer, at):
-    if len(at) < 2:
+def _add(nodes, layer, inputs):
+    if len(inputs) < 2:
         raise _unknown(layer, "an addition of a constant")
-    return _append(nodes, "affine", at, form="mixing", terms=len(at), linear=lambda xs, on: tf.add_n(xs))
+    return _append(nodes, "affine", inputs, form="mixing", terms=len(inputs), linear=lambda xs, on: tf.add_n(xs))
 
 
 def _pixels_of(layer) -> int:
     return max(math.prod(size or 1024 for size in node.input_tensors[0].shape[1:3]) for node in layer._inbound_nodes)
 
 
-def _max_pool(nodes, layer, at):
-    last = _append(nodes, "affine", at, form="copy", linear=lambda xs, on: tf.stack(_shifted(xs[0], layer), -2))
+def _max_pool(nodes, layer, inputs):
+    last = _append(nodes, "affine", inputs, form="copy", linear=lambda xs, on: tf.stack(_shifted(xs[0], layer), -2))
     return _append(nodes, "max", [last])
 
 
@@ -235,16 +231,16 @@ _LAYERS = {
     layers.Flatten: _COPY, layers.Reshape: _COPY, layers.Permute: _COPY, layers.ZeroPadding2D: _COPY,
     layers.ReLU: _relu_layer, layers.LeakyReLU: _relu_layer,
     **dict.fromkeys((layers.InputLayer, layers.Identity, layers.Dropout, layers.SpatialDropout2D, layers.GaussianNoise,
-                     layers.Activation), lambda nodes, layer, at: at[0]),
+                     layers.Activation), lambda nodes, layer, inputs: inputs[0]),
 }
 _ACTIVATIONS = {
-    "linear": lambda nodes, at: at, "relu": _relu, "relu6": lambda nodes, at: _relu(nodes, at, most=6.0),
-    "leaky_relu": lambda nodes, at: _relu(nodes, at, 0.2),
-    **{name: lambda nodes, at, name=name: _append(nodes, "pointwise", [at], function=name)
+    "linear": lambda nodes, place: place, "relu": _relu, "relu6": lambda nodes, place: _relu(nodes, place, most=6.0),
+    "leaky_relu": lambda nodes, place: _relu(nodes, place, 0.2),
+    **{name: lambda nodes, place, name=name: _append(nodes, "pointwise", [place], function=name)
        for name in ("sigmoid", "tanh")},
 }
 _OPERATIONS = {
     "Add": _add, "Relu": _relu_layer, "LeakyRelu": _relu_layer,
-    **{name: lambda nodes, layer, at: _ACTIVATIONS[type(layer).__name__.lower()](nodes, at[0])
+    **{name: lambda nodes, layer, inputs: _ACTIVATIONS[type(layer).__name__.lower()](nodes, inputs[0])
        for name in ("Relu6", "Sigmoid", "Tanh")},
 }

@@ -12,12 +12,12 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from kitlib.certify import lines
-from kitlib.certify.graph import Node, as_they_are
+from kitlib.certify.graph import Node
 
 UNIT = 2.0**-24
 
 
-class Region(NamedTuple):
+class InputSet(NamedTuple):
     """Where the pixels may be: between lower and upper, N x H x W x C like the images; and, where `radius` is no None,
     within this L2 distance of the images. unit: UNIT for proofs; 0 leaves rounding out, as in training."""
 
@@ -53,19 +53,19 @@ class Box(NamedTuple):
         return tf.maximum(tf.abs(self.lower), tf.abs(self.upper))
 
 
-def region(images, eps, norm: str, unit: float = UNIT) -> Region:
+def input_set(images, eps, norm: str, unit: float = UNIT) -> InputSet:
     """The pixels within eps of the images (N x H x W x C) that are pixels, of 0 to 1. norm: linf or l2."""
-    reach = eps + 2 * unit        # attacks compute images + eps in float32, too
-    lower, upper = tf.maximum(images - reach, 0.0), tf.minimum(images + reach, 1.0)
-    return Region(images, lower, upper, reach if norm == "l2" else None, unit)
+    radius = eps + 2 * unit        # attacks compute images + eps in float32, too
+    lower, upper = tf.maximum(images - radius, 0.0), tf.minimum(images + radius, 1.0)
+    return InputSet(images, lower, upper, radius if norm == "l2" else None, unit)
 
 
-def room(terms: int, unit: float) -> float:
+def rounding_share(terms: int, unit: float) -> float:
     """Three times the share of its terms' sizes that a sum may be off: for the network's rounding, and for ours."""
     return 3 * (terms + 16) * unit / (1 - (terms + 16) * unit)
 
 
-def forward(nodes: list[Node], space: Region, improve=None) -> list[Box]:
+def forward(nodes: list[Node], space: InputSet, improve=None) -> list[Box]:
     """The box of every node. improve: (the boxes so far, the place of the last) -> a better one for the last."""
     ball = None if space.radius is None else (space.images, tf.square(space.radius) * tf.ones_like(space.images))
     boxes = [Box(space.lower, space.upper, 0, ball=ball)]
@@ -90,7 +90,7 @@ def _affine(node: Node, inputs: list[Box], unit: float) -> Box:
     if node.form == "copy":
         lower, upper = (node.affine([getattr(box, end) for box in inputs]) for end in ("lower", "upper"))
         return Box(lower, upper, level, ball=moved)
-    share, size = room(node.terms, unit), node.size([box.largest for box in inputs])
+    share, size = rounding_share(node.terms, unit), node.size([box.largest for box in inputs])
     middles, halves = zip(*(box.middle_and_half for box in inputs), strict=True)
     middle, half = node.affine(list(middles)), node.linear(list(halves), tf.abs)
     half = half + share * size if unit else half
@@ -112,14 +112,14 @@ def _pointwise(node: Node, box: Box, unit: float) -> Box:
     """The functions never fall, so each end of the interval leads to one of the result."""
     lower, upper = (lines.value_of(node, end) for end in (box.lower, box.upper))
     if node.function != "relu" or node.slope:     # sigmoid and tanh are good to some units of the last place
-        room_for = 16 * unit * tf.maximum(1.0, box.largest)
-        lower, upper = lower - room_for, upper + room_for
+        rounding = 16 * unit * tf.maximum(1.0, box.largest)
+        lower, upper = lower - rounding, upper + rounding
     return Box(lower, upper, max(1, box.level), box.largest + 1.0, lines.of_pointwise(node, box.lower, box.upper))
 
 
 def _largest(windows: Node, before: Box, box: Box) -> Box:
     """The box of a max node; `windows` lays out the pooling's windows, and what it pads `before` with never wins."""
-    real = windows.linear([tf.ones_like(before.lower[:1])], as_they_are) > 0
+    real = windows.linear([tf.ones_like(before.lower[:1])], tf.identity) > 0
     lower, upper = (tf.where(real, end, -lines.HUGE) for end in (box.lower, box.upper))
     found, (lower, upper) = lines.of_max(lower, upper), (tf.reduce_max(end, -2) for end in (lower, upper))
     return Box(lower, upper, max(1, box.level), tf.maximum(tf.abs(lower), tf.abs(upper)), found)

@@ -1,8 +1,8 @@
 """Linear bounds pulled backward through a network (CROWN: Zhang et al. 2018, arXiv:1811.00866).
 
 A lower bound of a weighted sum of a node's numbers is turned, layer by layer, into one of a weighted sum of pixels,
-whose least value in the region is known. Through a linear layer the weights are pulled by its transpose, which is its
-gradient: TensorFlow's own, so no layer has to be transposed by hand. Through all else they go along `lines`.
+whose least value in the input set is known. Through a linear layer the weights are pulled by its transpose, which is
+its gradient: TensorFlow's own, so no layer has to be transposed by hand. Through all else they go along `lines`.
 """
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from kitlib.certify.graph import Node, as_they_are
-from kitlib.certify.interval import Box, Region, forward, room
+from kitlib.certify.graph import Node
+from kitlib.certify.interval import Box, InputSet, forward, rounding_share
 
 CHUNK_BYTES = 2**27      # of weights that are pulled at a time
 
 
-def lower_bounds(nodes: list[Node], boxes: list[Box], last: int, weights, space: Region, linear: bool = True):
+def lower_bounds(nodes: list[Node], boxes: list[Box], last: int, weights, space: InputSet, linear: bool = True):
     """What sums of node `last`'s numbers are at least, N x S; `weights` is N x S x the node's shape.
 
     linear: on to the pixels along lines; else only to the nodes before which no layer is linear, where the boxes end it
@@ -28,7 +28,7 @@ def lower_bounds(nodes: list[Node], boxes: list[Box], last: int, weights, space:
         if number not in waiting:
             continue
         weights, node, box = waiting.pop(number), nodes[number], boxes[number]
-        share = room(node.terms + sum(box.lower.shape[1:]) + len(nodes), space.unit)
+        share = rounding_share(node.terms + sum(box.lower.shape[1:]) + len(nodes), space.unit)
         if node.kind == "input":
             bound += _over_pixels(weights, box, space, share)
         elif node.kind != "affine" and not linear:
@@ -57,7 +57,7 @@ def _over_box(weights, box: Box, share: float):
     return bound - share * total(tf.abs(weights) * box.largest[:, None]) if share else bound
 
 
-def _over_pixels(weights, box: Box, space: Region, share: float):
+def _over_pixels(weights, box: Box, space: InputSet, share: float):
     bound = _over_box(weights, box, share)
     if space.radius is None:
         return bound
@@ -72,7 +72,7 @@ def _through_layer(node: Node, weights, shapes: list):
     with tf.GradientTape() as tape:
         zeros = [tf.zeros((tf.shape(flat)[0], *shape[1:])) for shape in shapes]
         tape.watch(zeros)
-        made = node.linear(zeros, as_they_are)
+        made = node.linear(zeros, tf.identity)
     pulled = tape.gradient(made, zeros, output_gradients=flat)
     pulled = [tf.reshape(part, (rows[0], rows[1], *shape[1:])) for part, shape in zip(pulled, shapes, strict=True)]
     return pulled, 0.0 if node.bias is None else total(weights * node.bias()[0])
@@ -88,7 +88,7 @@ def _along_lines(node: Node, weights, box: Box):
     return [positive * low + negative * high], constant
 
 
-def linear_forward(nodes: list[Node], space: Region, intersect: bool = True) -> list[Box]:
+def linear_forward(nodes: list[Node], space: InputSet, intersect: bool = True) -> list[Box]:
     """The box of every node, with linear bounds wherever a node that is not linear follows.
 
     intersect: the better of linear and interval bound for each number, and linear bounds only of numbers that the
@@ -123,7 +123,7 @@ def _before_what_is_not_linear(nodes: list[Node]) -> dict[int, bool]:
     return found
 
 
-def _of_numbers(nodes, boxes, number: int, places, space: Region):
+def _of_numbers(nodes, boxes, number: int, places, space: InputSet):
     """Linear bounds of the node's numbers at these places of its flattened shape; infinite ones of the rest."""
     shape, images, count = boxes[number].lower.shape[1:], tf.shape(space.images)[0], tf.size(places)
     widest = max(math.prod(box.lower.shape[1:]) for box in boxes)

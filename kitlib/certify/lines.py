@@ -23,7 +23,7 @@ def value_of(node, x):
 
 def of_pointwise(node, lower, upper) -> Lines:
     """Of relu, sigmoid or tanh between `lower` and `upper` (any shape)."""
-    return _of_relu(node.slope, lower, upper) if node.function == "relu" else _of_s(node, lower, upper)
+    return _of_relu(node.slope, lower, upper) if node.function == "relu" else _of_sigmoid_or_tanh(node, lower, upper)
 
 
 def _of_relu(slope: float, lower, upper) -> Lines:
@@ -37,7 +37,7 @@ def _of_relu(slope: float, lower, upper) -> Lines:
     return Lines((below, tf.zeros_like(lower)), (chord, tf.where(crosses, (slope - chord) * lower, 0.0)))
 
 
-def _of_s(node, lower, upper) -> Lines:
+def _of_sigmoid_or_tanh(node, lower, upper) -> Lines:
     """Of a function that bends up below zero and down above it: the chord on the side where it bends away, a tangent
     on the other; where zero is between, lines through the ends, as steep as the function is at its flatter end."""
     ends, middle = [value_of(node, x) for x in (lower, upper)], (lower + upper) / 2

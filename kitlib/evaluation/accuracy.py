@@ -66,7 +66,6 @@ class Evaluation:
     labels: np.ndarray
     clean_predictions: np.ndarray
     attacked: dict[str, AttackResult]
-    attacks: dict[str, Attack]
 
     @property
     def clean(self) -> Accuracy:
@@ -109,7 +108,7 @@ class Evaluation:
             rows[name] = {
                 **self.under(name).record(), **self.scores(name),
                 "seconds": round(result.seconds, 3),
-                "attack": str(self.attacks[name]), "settings": self.attacks[name].model_dump(mode="json"),
+                "attack": str(result.attack), "settings": result.attack.model_dump(mode="json"),
             }
         return rows
 
@@ -146,7 +145,7 @@ def evaluate(
                   batch_size=batch_size, seed=seed, progress=progress)
         for name, attack in attacks.items()
     }
-    return Evaluation(labels, clean, attacked, attacks)
+    return Evaluation(labels, clean, attacked)
 
 
 def along(model: keras.Model, images: np.ndarray, labels: np.ndarray, perturbation: np.ndarray, shares,
@@ -197,6 +196,11 @@ class Measured(Settings):
     correct: int
     count: int
     interval: tuple[float, float]
+
+    @classmethod
+    def of(cls, right: np.ndarray) -> Measured:
+        """From one truth value an image."""
+        return cls(**Accuracy.of(right).record())
 
 
 def cell(measured: Measured) -> str:

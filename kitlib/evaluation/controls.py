@@ -11,6 +11,7 @@ box: the lowest and the highest pixel that a step may lead to (numbers, or one a
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping
 
 import keras
@@ -18,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from kitlib.attacks.base import logits_of, loss_of
+from kitlib.attacks.driver import in_batches, input_gradients
 from kitlib.base.settings import KitError
 from kitlib.evaluation.accuracy import Accuracy
 from kitlib.models import Normalisation, in_float32, predict_logits
@@ -34,22 +36,11 @@ def direction(model, images, labels, *, towards: bool = False, training: bool = 
     towards: of the negated loss, as a targeted attack on `labels` follows it. training: the model is called in
     training mode; what that changes in it (batch-norm statistics, random generators) is put back.
     """
-    model, side = in_float32(model), -1.0 if towards else 1.0
-    call = logits_of(model, training)
-
-    def signs(pixels, given):
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(pixels)
-            loss = side * loss_of("ce", given, call(pixels))
-        gradient = tape.gradient(loss, pixels)
-        return tf.zeros_like(pixels) if gradient is None else tf.sign(gradient)
-
-    pixels = tf.TensorSpec((None, *images.shape[1:]), tf.float32)
-    compiled = tf.function(signs, autograph=False).get_concrete_function(pixels, tf.TensorSpec([None], tf.int32))
+    model = in_float32(model)
     with unchanged(model):
-        parts = [compiled(tf.constant(images[rows], tf.float32), tf.constant(labels[rows], tf.int32)).numpy()
-                 for rows in _batches(len(images))]
-    return np.concatenate(parts)
+        gradients = input_gradients(model, functools.partial(loss_of, "ce"), images, labels, targeted=towards,
+                                    training=training, batch_size=BATCH)
+    return np.sign(gradients)
 
 
 def stepped(images, signs, eps: float, box=BOX) -> np.ndarray:
@@ -64,8 +55,7 @@ def predictions(model, images, training: bool = False) -> np.ndarray:
         return predict_logits(model, images).argmax(1)
     model = in_float32(model)
     with unchanged(model):
-        parts = [logits_of(model, training=True)(tf.constant(images[rows])).numpy() for rows in _batches(len(images))]
-    return np.concatenate(parts).argmax(1)
+        return in_batches(logits_of(model, training=True), images, batch_size=BATCH).argmax(1)
 
 
 @contextlib.contextmanager
@@ -77,10 +67,6 @@ def unchanged(model) -> Iterator[None]:
     finally:
         for variable, value in before:
             variable.assign(value)
-
-
-def _batches(count: int) -> Iterator[slice]:
-    return (slice(first, first + BATCH) for first in range(0, count, BATCH))
 
 
 # --- the leak, isolated
@@ -227,10 +213,10 @@ def re_estimated(model, images) -> keras.Model:
     for layer in _kinds(copy, keras.layers.Dropout):
         layer.rate = 0.0
     usual = [layer.momentum for layer in norms]
-    for number, rows in enumerate(_batches(len(images))):
+    for number, first in enumerate(range(0, len(images), BATCH)):
         for layer in norms:
             layer.momentum = number / (number + 1)      # the plain mean of all batches so far
-        copy(tf.constant(images[rows], tf.float32), training=True)
+        copy(tf.constant(images[first:first + BATCH], tf.float32), training=True)
     for layer, momentum in zip(norms, usual, strict=True):
         layer.momentum = momentum
     return copy

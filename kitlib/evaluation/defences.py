@@ -122,15 +122,12 @@ class Gaussian(Defence):
     differentiable: ClassVar[bool] = True
 
     def transform(self, images, numbers=None):
-        radius = self._radius()
+        radius = int(4 * self.sigma + 0.5)
         weights = tf.exp(-0.5 * (tf.range(-float(radius), radius + 1.0) / self.sigma) ** 2)
         weights = tf.reshape(weights / tf.reduce_sum(weights), (-1, 1, 1, 1)) * tf.ones((1, 1, images.shape[-1], 1))
         padded = _mirrored(images, radius)
         down = tf.nn.depthwise_conv2d(padded, weights, (1, 1, 1, 1), "VALID")
         return tf.nn.depthwise_conv2d(down, tf.transpose(weights, (1, 0, 2, 3)), (1, 1, 1, 1), "VALID")
-
-    def _radius(self) -> int:
-        return int(4 * self.sigma + 0.5)
 
     def __str__(self) -> str:
         return f"Gaussian blur, sigma {self.sigma:g}"
@@ -221,7 +218,8 @@ def _around(model: keras.Model, defence: Defence, draws: int, **how) -> keras.Mo
                        f"{first_line(error)}") from None
     pixels = keras.Input(shape, name="pixels")
     logits = model(_Prepared(defence, draws, **how)(pixels))
-    logits = logits if draws == 1 else _MeanOfDraws(draws)(logits)
+    if draws > 1:       # they lie draw by draw
+        logits = keras.ops.mean(keras.ops.reshape(logits, (draws, -1, logits.shape[-1])), axis=0)
     return keras.Model(pixels, logits, name=defence.name)
 
 
@@ -245,20 +243,6 @@ class _Prepared(keras.layers.Layer):
         if self.fresh:
             return tf.random.stateless_uniform((self.draws * count, 3), tf.cast(self.generator.next(), tf.int32))
         return tf.repeat(tf.random.stateless_uniform((self.draws, 3), (self.seed, 0)), count, axis=0)
-
-    def compute_output_shape(self, shape):
-        return shape
-
-
-class _MeanOfDraws(keras.layers.Layer):
-    """draws x N logits, draw by draw, to N means."""
-
-    def __init__(self, draws: int):
-        super().__init__(name="mean_of_draws", dtype="float32")
-        self.draws = draws
-
-    def call(self, logits):
-        return tf.reduce_mean(tf.reshape(logits, (self.draws, -1, logits.shape[-1])), axis=0)
 
     def compute_output_shape(self, shape):
         return shape

@@ -10,6 +10,7 @@ does not.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import keras
 import numpy as np
@@ -79,13 +80,10 @@ class Detector:
         predictions, scores = self.score(images, batch_size)
         return predictions, scores > self.threshold
 
-    @property
+    @functools.cached_property
     def _stacked(self) -> keras.Model:
         """Pixels to logits N x (1 + squeezers) x classes: of the image, then of each squeezed image."""
-        if "_model" not in self.__dict__:  # built once: building and tracing take longer than many images
-            squeezed = [defences.deployed(self.model, squeezer) for squeezer in self.squeezers]
-            object.__setattr__(self, "_model", _side_by_side(self.model, squeezed))
-        return self.__dict__["_model"]
+        return _side_by_side(self.model, [defences.deployed(self.model, squeezer) for squeezer in self.squeezers])
 
     @exact_float32()
     def surrogate(self) -> keras.Model:

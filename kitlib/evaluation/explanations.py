@@ -5,7 +5,6 @@ they say where the model, as it is at this image, is sensitive.
 """
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import keras
@@ -13,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from kitlib.attacks.checks import check_images, check_labels, check_model
+from kitlib.attacks.driver import in_batches
 from kitlib.base.settings import KitError, suggestion
 from kitlib.models import in_float32
 
@@ -46,7 +46,7 @@ def grad_cam(model: keras.Model, images, classes, layer: str | None = None, batc
         heat = tf.nn.relu(tf.reduce_sum(weights * maps, axis=-1, keepdims=True))
         return tf.image.resize(heat, tf.shape(pixels)[1:3])[..., 0]
 
-    return _in_batches(explain, images, classes, batch_size)
+    return in_batches(explain, images, classes, batch_size=batch_size)
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,9 @@ def integrated_gradients(model: keras.Model, images, classes, baseline: float = 
         total = sum(gradient(baseline + middle * (pixels - baseline), wanted) for middle in middles)
         return (pixels - baseline) * total / steps
 
-    there = _in_batches(logit, images, classes, batch_size)
-    start = _in_batches(logit, np.full_like(images, baseline), classes, batch_size)
-    return IntegratedGradients(_in_batches(values, images, classes, batch_size), there - start)
+    there = in_batches(logit, images, classes, batch_size=batch_size)
+    start = in_batches(logit, np.full_like(images, baseline), classes, batch_size=batch_size)
+    return IntegratedGradients(in_batches(values, images, classes, batch_size=batch_size), there - start)
 
 
 def _checked(model, images, classes):
@@ -132,9 +132,3 @@ def _last_with_maps(model, asked: str | None):
 
 def _signature(images) -> list[tf.TensorSpec]:
     return [tf.TensorSpec((None, *images.shape[1:]), tf.float32), tf.TensorSpec((None,), tf.int32)]
-
-
-def _in_batches(function: Callable, images: np.ndarray, classes: np.ndarray, batch_size: int) -> np.ndarray:
-    parts = [slice(first, first + batch_size) for first in range(0, len(images), batch_size)]
-    return np.concatenate([np.asarray(function(tf.constant(images[part]), tf.constant(classes[part])))
-                           for part in parts])

@@ -6,9 +6,9 @@ from typing import Literal
 
 import numpy as np
 
-from kitlib.audit.measure import Subject
+from kitlib.attacks.base import Norm
 from kitlib.audit.request import Asked
-from kitlib.audit.subject import Norm
+from kitlib.audit.subject import Subject
 from kitlib.base.files import sha256
 from kitlib.base.settings import Epsilon
 from kitlib.experiments import pretrained, results, runs

@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from kitlib.data import Dataset
-from kitlib.plots.style import COLOURS, GUESSING, PALETTE, per_cent, short, styled
+from kitlib.plots.style import COLOURS, GUESSING, PALETTE, panel_grid, per_cent, short, styled
 
 
 @styled
@@ -36,13 +36,9 @@ def confusion_matrices(matrices: dict[str, np.ndarray], class_names) -> Figure:
     matrices: {title: classes x classes counts}, rows true, columns predicted; three panels in a row.
     """
     names = [short(name, 24).replace("$", r"\$") for name in class_names]   # seaborn draws them at once
-    columns = min(3, len(matrices))
-    rows = -(-len(matrices) // columns)
     side = 2.2 + 0.38 * len(names) + 0.09 * max(0, max(map(len, names)) - 10)
-    figure, grid = plt.subplots(rows, columns, figsize=(side * columns, side * rows), squeeze=False)
-    for axes in grid.flat[len(matrices):]:
-        axes.set_axis_off()
-    for axes, (title, matrix) in zip(grid.flat, matrices.items(), strict=False):
+    figure, panels = panel_grid(len(matrices), 3, (side, side))
+    for axes, (title, matrix) in zip(panels, matrices.items(), strict=True):
         counts = np.asarray(matrix).sum(1)
         rates = 100 * np.asarray(matrix) / np.maximum(counts, 1)[:, None]
         sns.heatmap(rates, annot=True, fmt=".0f", vmin=0, vmax=100, cmap="cividis", cbar=False, square=True, ax=axes,
@@ -56,7 +52,7 @@ def confusion_matrices(matrices: dict[str, np.ndarray], class_names) -> Figure:
 
 
 @styled
-def accuracy_bars(accuracies: dict[str, dict[str, object]], guessing: float, title: str | None = None) -> Figure:
+def accuracy_bars(accuracies: dict[str, dict[str, object]], guessing: float) -> Figure:
     """Accuracy with interval, one group an attack and one bar a model. accuracies: {model: {attack: record}}."""
     models = list(accuracies)
     attacks = list(accuracies[models[0]])
@@ -70,8 +66,7 @@ def accuracy_bars(accuracies: dict[str, dict[str, object]], guessing: float, tit
         bars = axes.barh(positions, values, width, xerr=errors, capsize=2, label=model, color=COLOURS.get(model))
         axes.bar_label(bars, fmt="%.0f", fontsize=9, padding=3)
     axes.axvline(100 * guessing, ls=":", color=COLOURS["guessing"], label=GUESSING)
-    axes.set(xlabel="accuracy, %", xlim=(0, 110), xticks=range(0, 101, 20),
-             title=title or "Accuracy with 95 % intervals")
+    axes.set(xlabel="accuracy, %", xlim=(0, 110), xticks=range(0, 101, 20), title="Accuracy with 95 % intervals")
     axes.set_yticks(np.arange(len(attacks)), attacks, fontsize=10)
     axes.invert_yaxis()
     axes.grid(False, axis="y")
@@ -133,11 +128,11 @@ def _by_worst_case(records: dict[str, dict]) -> dict[str, dict]:
 
 
 @styled
-def naive_against_adaptive(records: dict[str, dict], guessing: float, title: str | None = None) -> Figure:
+def naive_against_adaptive(records: dict[str, dict], guessing: float) -> Figure:
     """One row a compared model: clean accuracy, what a careless judgement says, and the worst case with its interval.
 
-    records: as kitlib.experiments.comparison.judged gives them. The most robust stands first. title: the message; by
-    default whom the naive judgement flatters most.
+    records: as kitlib.experiments.comparison.judged gives them. The most robust stands first. The title says whom the
+    naive judgement flatters most.
     """
     shown = {"clean": ("|", "0.2", "clean"), "carried_over": ("s", PALETTE[2], "carried over from the baseline"),
              "naive": ("D", PALETTE[1], "naive attack"), "worst_case": ("o", PALETTE[3], "worst case")}
@@ -153,7 +148,7 @@ def naive_against_adaptive(records: dict[str, dict], guessing: float, title: str
         axes.plot(values, range(len(records)), marker, color=colour, zorder=3, label=label, **size)
     axes.axvline(100 * guessing, ls=":", color=COLOURS["guessing"], label=GUESSING)
     per_cent(axes, "x")
-    axes.set(yticks=range(len(records)), yticklabels=records, title=title or _overstated(records))
+    axes.set(yticks=range(len(records)), yticklabels=records, title=_overstated(records))
     axes.invert_yaxis()
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
     return figure
@@ -167,7 +162,7 @@ def _overstated(records: dict[str, dict]) -> str:
 
 
 @styled
-def accuracy_against_cost(records: dict[str, dict], title: str | None = None) -> Figure:
+def accuracy_against_cost(records: dict[str, dict]) -> Figure:
     """What robustness costs: one row a compared model, from its worst case (with its interval) to its clean accuracy,
     and beside it the time that its training took. The most robust stands first.
 
@@ -188,14 +183,14 @@ def accuracy_against_cost(records: dict[str, dict], title: str | None = None) ->
     axes.text(1.02, -0.9, "training\ntime", transform=axes.get_yaxis_transform(), fontsize=10, color="0.3")
     per_cent(axes, "x")
     axes.set(yticks=rows, yticklabels=records, ylim=(len(records) - 0.5, -0.6),
-             title=title or "Worst case, clean accuracy, and training time (1 x is plain training)")
+             title="Worst case, clean accuracy, and training time (1 x is plain training)")
     axes.grid(axis="y", visible=False)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=10)
     return figure
 
 
 @styled
-def transfer_heatmap(matrix: dict[str, dict[str, object]], title: str | None = None) -> Figure:
+def transfer_heatmap(matrix: dict[str, dict[str, object]]) -> Figure:
     """Accuracy in per cent: rows are what the images were made on, columns who judges them.
 
     matrix: {made on: {judged by: anything with `value`}}, as kitlib.experiments.comparison.transfer_matrix gives it.
@@ -205,8 +200,7 @@ def transfer_heatmap(matrix: dict[str, dict[str, object]], title: str | None = N
     figure, axes = plt.subplots(figsize=(3.2 + 0.9 * len(names), 2.4 + 0.5 * len(matrix)))
     sns.heatmap(values, annot=True, fmt=".0f", vmin=0, vmax=100, cmap="cividis", xticklabels=names,
                 yticklabels=list(matrix), ax=axes, cbar_kws={"label": "accuracy, %"}, annot_kws={"fontsize": 11})
-    axes.set(xlabel="judged by", ylabel="images made on",
-             title=title or "Adversarial images carried from model to model")
+    axes.set(xlabel="judged by", ylabel="images made on", title="Adversarial images carried from model to model")
     axes.set_xticklabels(axes.get_xticklabels(), rotation=35, ha="right", rotation_mode="anchor")
     axes.set_yticklabels(axes.get_yticklabels(), rotation=0)
     return figure

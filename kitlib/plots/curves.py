@@ -10,7 +10,7 @@ from kitlib.plots.style import COLOURS, GUESSING, PALETTE, label_ends, per_cent,
 
 
 @styled
-def training_curves(history: dict, guessing: float, title: str | None = None) -> Figure:
+def training_curves(history: dict, guessing: float) -> Figure:
     """Loss and accuracy by epoch, training and validation, and robust accuracy where it was checked.
 
     history: {name: one value an epoch}, accuracies as shares. guessing: a share.
@@ -31,7 +31,6 @@ def training_curves(history: dict, guessing: float, title: str | None = None) ->
     label_ends(right, lines)
     for axes in (left, right):
         axes.xaxis.get_major_locator().set_params(integer=True)
-    figure.suptitle(title or "")
     return figure
 
 
@@ -85,7 +84,7 @@ def _message(curves: dict[str, list], epsilons, at: float) -> str:
 
 
 @styled
-def loss_along(losses: dict[str, np.ndarray], shares, largest: float, title: str | None = None) -> Figure:
+def loss_along(losses: dict[str, np.ndarray], shares, largest: float) -> Figure:
     """Loss along a perturbation: median over the images, with the middle half of them. One panel a model, each with
     its own scale, as the loss of one may be a hundred times another's.
 
@@ -99,7 +98,7 @@ def loss_along(losses: dict[str, np.ndarray], shares, largest: float, title: str
         axes.fill_between(shares, low, high, alpha=0.15, color=colour)
         axes.set(xlabel=f"share k of the perturbation (k = 1 is {largest:.1f}/255)", title=name, ylim=(0, None))
     grid[0, 0].set_ylabel("cross-entropy loss")
-    figure.suptitle(title or "Loss along the perturbation: median and middle half of the images", fontsize=12)
+    figure.suptitle("Loss along the perturbation: median and middle half of the images", fontsize=12)
     return figure
 
 
@@ -193,8 +192,7 @@ def specification_curve(rows: list[dict], first: str, second: str, title: str) -
 
 
 @styled
-def roc_curves(curves: dict[str, tuple], marked: float, used: dict[str, tuple] | None = None,
-               title: str | None = None) -> Figure:
+def roc_curves(curves: dict[str, tuple], marked: float, used: dict[str, tuple] | None = None) -> Figure:
     """curves: {label: (false-positive rates, true-positive rates)}. marked: the false-positive rate aimed at.
     used: {label: (false-positive rate, true-positive rate)} at the threshold in use, a dot each. All are shares."""
     figure, axes = plt.subplots(figsize=(6.2, 5))
@@ -208,13 +206,13 @@ def roc_curves(curves: dict[str, tuple], marked: float, used: dict[str, tuple] |
     axes.axvline(100 * marked, ls="--", lw=1, color="black", label=f"{100 * marked:g} % false alarms")
     per_cent(axes, "x", "clean images that raise an alarm, %")
     per_cent(axes, "y", "attacked images that raise an alarm, %")
-    axes.set(title=title or "What the detector finds, at any threshold")
+    axes.set(title="What the detector finds, at any threshold")
     axes.legend(fontsize=9, loc="lower right")
     return figure
 
 
 @styled
-def neighbour_curves(found: dict[int, dict], class_names, title: str | None = None) -> Figure:
+def neighbour_curves(found: dict[int, dict], class_names) -> Figure:
     """Mean correlation against the distance in file number, and what random pairs of the class have (dotted). The
     axis starts a little below the lowest of them.
 
@@ -231,7 +229,7 @@ def neighbour_curves(found: dict[int, dict], class_names, title: str | None = No
     lowest = min(float(np.min(line.get_ydata())) for line in lines.values())
     axes.set_xscale("log")
     axes.set(xticks=lags, xlabel="distance in file number", ylabel="mean correlation",
-             ylim=(lowest - 0.15 * (1 - lowest), 1), title=title or "How alike are neighbours?")
+             ylim=(lowest - 0.15 * (1 - lowest), 1), title="How alike are neighbours?")
     axes.set_xticklabels(lags)
     axes.minorticks_off()
     label_ends(axes, lines)

@@ -39,12 +39,12 @@ def first_look(clean: np.ndarray, attacked: np.ndarray, titles) -> Figure:
 
 
 @styled
-def samples(dataset: Dataset, per_class: int | None = None, part: str = "train") -> Figure:
-    """The first images of each class; of more than ten classes the first ten.
+def samples(dataset: Dataset, per_class: int | None = None) -> Figure:
+    """The first training images of each class; of more than ten classes the first ten.
 
     per_class: images of each, one row a class; by default as many as make ten in all.
     """
-    images, labels = dataset.pixels(part), dataset.labels_of(part)
+    images, labels = dataset.pixels("train"), dataset.labels_of("train")
     names = dataset.class_names[:MOST_PANELS]
     each = max(1, MOST_PANELS // len(names)) if per_class is None else per_class
     figure, panels = image_grid(each * len(names), each if each > 1 else 5)
@@ -97,7 +97,7 @@ def attack_grid(
 
 
 @styled
-def one_attack(clean, attacked, before, after, label: int, class_names, names=("clean", "attacked")) -> Figure:
+def one_attack(clean, attacked, before, after, label: int, class_names) -> Figure:
     """One image, the perturbation, the attacked image, and the probabilities that a model gives before and after.
 
     clean, attacked: H x W x C pixels; before, after: one probability a class; label: the class that the attack leads
@@ -108,7 +108,7 @@ def one_attack(clean, attacked, before, after, label: int, class_names, names=("
     figure, axes = plt.subplots(1, 5, figsize=(width, max(2.5, 0.22 * len(class_names) + 0.6)),
                                 width_ratios=[1, 1, 1, 0.9, 0.9])
     for name, image, probabilities, left, right in zip(
-            names, (clean, attacked), (before, after), (axes[0], axes[2]), axes[3:], strict=True):
+            ("clean", "attacked"), (clean, attacked), (before, after), (axes[0], axes[2]), axes[3:], strict=True):
         is_right = int(np.argmax(probabilities)) == label
         picture(left, image, f"{name}\n{prediction(probabilities, class_names)}", colour_of(is_right))
         _probability_bars(right, probabilities, label, class_names)

@@ -101,11 +101,16 @@ def colour_of(is_right: bool) -> str:
 def image_grid(count: int, columns: int, titles: dict[str, list[str]] | None = None):
     """A figure with `count` panels for images, row by row, wide enough for the titles; (figure, its axes as a flat
     list of `count`)."""
-    columns = min(columns, count)
-    rows = -(-count // columns)
     lines = [line for some in (titles or {}).values() for title in some for line in title.split("\n")]
     side = max(2.2, 0.088 * max(map(len, lines), default=0))     # inches of a letter
-    figure, grid = plt.subplots(rows, columns, figsize=(side * columns, (side + 0.5) * rows), squeeze=False)
+    return panel_grid(count, columns, (side, side + 0.5))
+
+
+def panel_grid(count: int, columns: int, size: tuple[float, float], **shared):
+    """A figure with `count` panels of that size in inches, row by row; (figure, its axes as a flat list of `count`)."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(size[0] * columns, size[1] * rows), squeeze=False, **shared)
     for axes in grid.flat[count:]:
         axes.set_axis_off()
     return figure, list(grid.flat[:count])

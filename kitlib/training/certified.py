@@ -9,7 +9,7 @@ import tensorflow as tf
 from kitlib.base.settings import Epsilon, Settings
 from kitlib.certify.bounds import margins
 from kitlib.certify.graph import open_model
-from kitlib.certify.interval import region
+from kitlib.certify.interval import input_set
 
 Share = Annotated[float, pydantic.Field(ge=0, le=1)]
 
@@ -43,7 +43,7 @@ def worst_case_logits(model, images, labels, eps, beta=0.0) -> tf.Tensor:
     gradient needs a tf.function: TensorFlow cannot differentiate a convolution's transpose eagerly. Batch norm counts
     with its moving statistics. Raises KitError for a layer that no bounds are known for.
     """
-    nodes, space = open_model(model), region(images, eps, "linf", unit=0.0)
+    nodes, space = open_model(model), input_set(images, eps, "linf", unit=0.0)
     interval = margins("ibp", nodes, space, labels)
     if isinstance(beta, int | float) and beta == 0:
         return -interval

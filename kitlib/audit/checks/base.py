@@ -2,8 +2,8 @@
 
 A share of images counts only if the lower end of its 95 % Wilson interval lies above the threshold. Where accuracies
 on the same images are compared, it is the interval of the mean difference, image by image: so a few images more or
-less raise no alarm, nor do many where as many change the other way. Each threshold stands here once; the sentences are
-made from it.
+less raise no alarm, nor do many where as many change the other way. Each threshold stands once, above the checks; the
+sentences are made from it.
 """
 from __future__ import annotations
 
@@ -21,27 +21,7 @@ CARLINI = "Carlini et al. 2019, arXiv:1902.06705, section"
 AUTOATTACK = "Croce & Hein 2020, arXiv:2003.01690"
 ATHALYE = "Athalye et al. 2018, arXiv:1802.00420, section"
 
-ROUNDING = 1e-6         # a perturbation may exceed eps by this much
-RISE = 0.01             # of accuracy with eps
-SINGLE_STEP = 0.005     # that FGSM may be stronger than PGD
 CONVERGED = 0.01        # that twice the steps and restarts may bring
-NO_BETTER = 0.005       # that noise or carried-over examples may be stronger than the attack
-GRADIENT_FREE = 0.002   # that Square may be stronger than the gradient attack
-NO_GRADIENT = 0.05      # share of images whose gradient is zero
-TOGETHER = 1e-3         # between images asked one by one and together: kernels round otherwise in other batches
-LEAK = 0.01             # that FGSM may be weaker with true labels than with predicted ones, or than no attack
-FALL = 0.20             # of PGD accuracy from the best epoch to the kept one
-DENT = 0.10             # share of images wrong between the image and FGSM's step, and right at both ends
-BROKEN = 0.05           # accuracy under PGD that an undefended model may keep
-SUCCESS = 0.95          # of C&W, whose distance is not bounded
-MEAN_OF_ATTACKS = 0.01  # that the mean over attacks may lie above the worst case
-CLIMB = 0.90            # share of images on which the gradient leads uphill
-CONTROL = 0.005         # share of answers that an attack with eps = 0 may change
-ALIKE = 0.001           # two images are near-duplicates where 1 - correlation is below this (or below
-ALIKE_WHERE_ALL_ARE = 0.25  # of what is usual, where all images are as alike as that),
-ALIKE_SHARE = 0.05      # or below this share of what is usual between an image and its nearest training image
-DUPLICATES = 0.005      # share of judged images with a near-duplicate in the training data
-
 NONE_RIGHT = "the model answers no image rightly, even without attack"
 
 
@@ -82,22 +62,27 @@ def check(title: str, *, threshold: str, source: str, means: str):
     return enter
 
 
-def points(share: float) -> str:
+def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def of_points(share: float) -> str:
+def in_points(share: float) -> str:
     """A threshold on a difference of accuracies: '0.5 points'."""
     return f"{100 * share:g} point{'s' * (share != 0.01)}"
 
 
-def percent(share: float) -> str:
+def limit(share: float) -> str:
     """A threshold on a share: '95 %'."""
     return f"{100 * share:g} %"
 
 
+def of_claim(name: str) -> str:
+    """An attack that the claim was measured with."""
+    return f"{name} (the claim's own)"
+
+
 def under(name: str, share: float) -> str:
-    return f"accuracy under {name}: {points(share)}"
+    return f"accuracy under {name}: {percent(share)}"
 
 
 def flag_if(bad: bool) -> Outcome:

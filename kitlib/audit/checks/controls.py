@@ -1,47 +1,53 @@
 """Checks 14 to 19: does the same attack work elsewhere, are its numbers reported fairly, and are the images new?"""
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from kitlib.audit.checks.base import (
-    ALIKE,
-    ALIKE_SHARE,
-    ALIKE_WHERE_ALL_ARE,
     ATHALYE,
-    BROKEN,
     CARLINI,
-    CLIMB,
-    CONTROL,
     CONVERGED,
-    DUPLICATES,
-    MEAN_OF_ATTACKS,
     NONE_RIGHT,
-    SUCCESS,
     Finding,
     check,
     clearly_above_guessing,
     exceeds,
     flag_if,
+    in_points,
+    limit,
     more_right,
-    of_points,
+    of_claim,
     percent,
-    points,
     under,
 )
-from kitlib.audit.measure import Measurements
 from kitlib.evaluation import Accuracy
+
+if TYPE_CHECKING:      # measurements ask some of the checks themselves
+    from kitlib.audit.measure import Measurements
+
+BROKEN = 0.05           # accuracy under PGD that an undefended model may keep
+SUCCESS = 0.95          # of C&W, whose distance is not bounded
+MEAN_OF_ATTACKS = 0.01  # that the mean over attacks may lie above the worst case
+CLIMB = 0.90            # share of images on which the gradient leads uphill
+CONTROL = 0.005         # share of answers that an attack with eps = 0 may change
+ALIKE = 0.001           # two images are near-duplicates where 1 - correlation is below this (or below
+ALIKE_WHERE_ALL_ARE = 0.25  # of what is usual, where all images are as alike as that),
+ALIKE_SHARE = 0.05      # or below this share of what is usual between an image and its nearest training image
+DUPLICATES = 0.005      # share of judged images with a near-duplicate in the training data
 
 
 @check("The same attack breaks an undefended model",
-       threshold=f"accuracy of at most {percent(BROKEN)} under PGD at eps; flagged where it is higher at L-inf 0.5, "
+       threshold=f"accuracy of at most {limit(BROKEN)} under PGD at eps; flagged where it is higher at L-inf 0.5, "
                  "too",
        source=f"{CARLINI} 4.13",
        means="The attack is too weak to break even a model without defence, so what resists it proves nothing. Use "
              "more steps and look for a mistake in the attack.")
 def breaks_undefended(m: Measurements) -> Finding:
     clean, at_eps, beyond = m.undefended_under_pgd
-    said = (f"{m.undefended.what}: {points(clean.value)} without attack, {points(at_eps.value)} under PGD "
-            f"{m.subject.written(m.subject.eps)}, {points(beyond.value)} at {m.subject.written(m.subject.grey)}")
+    said = (f"{m.undefended.what}: {percent(clean.value)} without attack, {percent(at_eps.value)} under PGD "
+            f"{m.subject.written(m.subject.eps)}, {percent(beyond.value)} at {m.subject.written(m.subject.grey)}")
     values = {"clean": clean.value, "at_eps": at_eps.value, "at_half": beyond.value}
     if not clearly_above_guessing(clean, m.undefended.labels):
         return Finding("cannot tell", f"{said}: it has learnt too little for its fall to prove anything", values)
@@ -53,7 +59,7 @@ def breaks_undefended(m: Measurements) -> Finding:
 
 
 @check("C&W reports distances over its successes, and succeeds",
-       threshold=f"success on at least {percent(SUCCESS)} of images",
+       threshold=f"success on at least {limit(SUCCESS)} of images",
        source=f"Carlini & Wagner 2017, arXiv:1608.04644, section V; {CARLINI} 5.3",
        means="An attack without a bound on its distance must succeed everywhere. Raise its constant and its steps; if "
              "that does not help, the gradient is masked.")
@@ -70,7 +76,7 @@ def carlini_wagner(m: Measurements) -> Finding:
 
 
 @check("The worst case per image counts",
-       threshold=f"the claim's own mean over attacks at most {of_points(MEAN_OF_ATTACKS)} above its worst case",
+       threshold=f"the claim's own mean over attacks at most {in_points(MEAN_OF_ATTACKS)} above its worst case",
        source=f"{CARLINI} 5.6",
        means="A mean over attacks flatters: an image that falls to one of them is not robust. Report the share of "
              "images that resist all.")
@@ -85,13 +91,13 @@ def worst_case(m: Measurements) -> Finding:
     rights = np.stack([each.right for each in m.own.values()])
     survived = rights.all(0) & m.clean
     mean, own_worst = float(rights.mean()), float(survived.mean())
-    said += f"; the claim's own attacks: mean {points(mean)}, worst case {points(own_worst)}"
+    said += f"; the claim's own attacks: mean {percent(mean)}, worst case {percent(own_worst)}"
     return Finding(flag_if(more_right(rights.mean(0), survived, MEAN_OF_ATTACKS)), said,
                    {**values, "own_mean": mean, "own_worst": own_worst}, casts_doubt=False)
 
 
 @check("The attack is made against this very model, and its gradient leads uphill",
-       threshold=f"uphill on at least {percent(CLIMB)} of images; BPDA or EOT bring at most {of_points(CONVERGED)}",
+       threshold=f"uphill on at least {limit(CLIMB)} of images; BPDA or EOT bring at most {in_points(CONVERGED)}",
        source=f"{ATHALYE} 4; {CARLINI} 4.6 and 4.7",
        means="Something in the model (rounding, randomness) keeps plain gradients from guiding the attack. Attack "
              "through it: BPDA for layers without gradient, EOT for randomness; or attack without gradients.")
@@ -103,17 +109,17 @@ def adaptive(m: Measurements) -> Finding:
     bad = uphill.interval[1] < CLIMB
     for name, each in (("BPDA", m.bpda), ("EOT", m.eot)):
         if each is not None:
-            said.append(f"{under('PGD', m.pgd.right.mean())}, with {name}: {points(each.right.mean())}")
+            said.append(f"{under('PGD', m.pgd.right.mean())}, with {name}: {percent(each.right.mean())}")
             bad |= more_right(m.pgd.right, each.right, CONVERGED)
     return Finding(flag_if(bad), "; ".join(said), {"uphill": uphill.value})
 
 
-@check("An attack with eps = 0 changes nothing", threshold=f"at most {percent(CONTROL)} of answers changed",
+@check("An attack with eps = 0 changes nothing", threshold=f"at most {limit(CONTROL)} of answers changed",
        source=f"the kit's own control, in the spirit of {CARLINI} 5.2",
        means="The attack does harm without a perturbation: a clamp, a rounding or a conversion in it does the work, "
              "and its accuracy does not measure robustness. Take that step out.")
 def identity_control(m: Measurements) -> Finding:
-    theirs = {f"{name} (the claim's own)": found for name, found in m.own_controls.items()}
+    theirs = {of_claim(name): found for name, found in m.own_controls.items()}
     controls = m.controls | theirs
     bad = {name: found for name, found in controls.items() if exceeds(found[0], found[1], CONTROL)}
     said = [f"{name}: {changed} of {count} answers changed" for name, (changed, count, _) in bad.items()]
@@ -126,15 +132,15 @@ def identity_control(m: Measurements) -> Finding:
 
 
 @check("Intervals are given, and the test images are new to the model",
-       threshold=f"in the training data no exact copy, and near-duplicates of at most {percent(DUPLICATES)} "
-                 f"(1 - correlation under {percent(ALIKE_SHARE)} of the usual one to the nearest training image, or "
-                 f"under {ALIKE:g} and {percent(ALIKE_WHERE_ALL_ARE)} of it)",
+       threshold=f"in the training data no exact copy, and near-duplicates of at most {limit(DUPLICATES)} "
+                 f"(1 - correlation under {limit(ALIKE_SHARE)} of the usual one to the nearest training image, or "
+                 f"under {ALIKE:g} and {limit(ALIKE_WHERE_ALL_ARE)} of it)",
        source="Wilson 1927; Barz & Denzler 2020, arXiv:1902.00423 (duplicates in CIFAR)",
        means="The model is judged on images it has seen, so even its clean accuracy is too high. Take the copies out "
              "of one side, or split by patient, and measure again.")
 def new_images(m: Measurements) -> Finding:
     low, high = Accuracy.of(m.clean).interval
-    interval = f"clean accuracy has a 95 % interval of {points(low)} to {points(high)} ({len(m.labels)} images)"
+    interval = f"clean accuracy has a 95 % interval of {percent(low)} to {percent(high)} ({len(m.labels)} images)"
     if m.copies is None:
         return Finding("cannot tell", f"{interval}; no training data were given (--train-data)")
     exact, distance, usual = m.copies

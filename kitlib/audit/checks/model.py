@@ -1,32 +1,39 @@
 """Checks 9 to 13: what the model does with a gradient, with the same input twice, and with the attack's own step."""
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from kitlib.audit.checks.base import (
     ATHALYE,
     AUTOATTACK,
     CARLINI,
-    DENT,
-    FALL,
-    LEAK,
-    NO_GRADIENT,
-    TOGETHER,
     Finding,
     check,
     exceeds,
     flag_if,
+    in_points,
+    limit,
     more_right,
-    of_points,
+    of_claim,
     percent,
-    points,
     under,
 )
-from kitlib.audit.gradients import AGREE
-from kitlib.audit.measure import EOT_PASSES, LINE, Measurements
+from kitlib.audit.gradients import AGREE, LINE
+from kitlib.audit.judged import EOT_PASSES
+
+if TYPE_CHECKING:      # measurements ask some of the checks themselves
+    from kitlib.audit.measure import Measurements
+
+NO_GRADIENT = 0.05      # share of images whose gradient is zero
+TOGETHER = 1e-3         # between images asked one by one and together: kernels round otherwise in other batches
+LEAK = 0.01             # that FGSM may be weaker with true labels than with predicted ones, or than no attack
+FALL = 0.20             # of PGD accuracy from the best epoch to the kept one
+DENT = 0.10             # share of images wrong between the image and FGSM's step, and right at both ends
 
 
-@check("Images have a gradient", threshold=f"at most {percent(NO_GRADIENT)} of images without any",
+@check("Images have a gradient", threshold=f"at most {limit(NO_GRADIENT)} of images without any",
        source=f"{ATHALYE} 3.1; {AUTOATTACK}, its check of zero gradients",
        means="The cross-entropy has no gradient there (saturated or scaled logits, a rounding step), so attacks that "
              "follow it cannot move. Use a margin loss, BPDA or an attack without gradients.")
@@ -38,7 +45,7 @@ def has_gradient(m: Measurements) -> Finding:
 
 @check("The model returns logits",
        threshold=f"no rows of probabilities; they cast doubt on the audit itself where their logits are lost and more "
-                 f"than {percent(NO_GRADIENT)} of the answers are rounded to 1",
+                 f"than {limit(NO_GRADIENT)} of the answers are rounded to 1",
        source=f"{CARLINI} 4.7; {AUTOATTACK}, its check of logits",
        means="Attacks take what they get for logits: on probabilities their gradient fades and they look weak. This "
              "audit used logits; measure other numbers of this model again without its softmax.")
@@ -71,8 +78,8 @@ def deterministic(m: Measurements) -> Finding:
 
 
 @check("The attack does not write the label into the image",
-       threshold=f"with true labels FGSM at eps, or the claim's own attack, at most {of_points(LEAK)} above no attack "
-                 f"and predicted labels; given a wrong label, the model names it on at most {of_points(LEAK)} more "
+       threshold=f"with true labels FGSM at eps, or the claim's own attack, at most {in_points(LEAK)} above no attack "
+                 f"and predicted labels; given a wrong label, the model names it on at most {in_points(LEAK)} more "
                  "images than without attack. What happens far beyond eps is information",
        source="Kurakin et al. 2017, arXiv:1611.01236, section 4; the random wrong label is the kit's own control",
        means="FGSM with true labels marks the answer, and the model has learnt to read it (label leaking). Its "
@@ -81,27 +88,26 @@ def label_leak(m: Measurements) -> Finding:
     said, values, here = [], {}, m.leaks[m.subject.eps]
     for eps, found in m.leaks.items():
         beyond = " (beyond the threat model, for information)" if eps > m.subject.eps else ""
-        said.append(f"FGSM {m.subject.written(eps)}{beyond}: {points(found.true.right.mean())} with true labels, "
-                    f"{points(found.predicted.right.mean())} with predicted ones; a random wrong label is named on "
-                    f"{points(found.named.mean())}")
+        said.append(f"FGSM {m.subject.written(eps)}{beyond}: {percent(found.true.right.mean())} with true labels, "
+                    f"{percent(found.predicted.right.mean())} with predicted ones; a random wrong label is named on "
+                    f"{percent(found.named.mean())}")
         values[m.subject.written(eps)] = {
             "true": found.true.accuracy.value, "predicted": found.predicted.accuracy.value,
             "names_wrong_label": float(found.named.mean())}
     leaks = [more_right(here.true.right, other, LEAK) for other in (here.predicted.right, m.clean)]
     leaks.append(more_right(here.named, m.named_clean, LEAK))
     own = {name: each.right for name, each in m.own.items() if more_right(each.right, m.clean, LEAK)}
-    said += [f"{under(f'''{name} (the claim's own)''', right.mean())}, above no attack" for name, right in own.items()]
+    said += [f"{under(of_claim(name), right.mean())}, above no attack" for name, right in own.items()]
     named = {name: each for name, each in m.own_named.items() if more_right(each, m.named_clean, LEAK)}
-    said += [f"given a random wrong label by {name} (the claim's own), the model names it on {points(each.mean())}"
+    said += [f"given a random wrong label by {of_claim(name)}, the model names it on {percent(each.mean())}"
              for name, each in named.items()]
-    values |= {f"{name} (the claim's own)": {"names_wrong_label": float(each.mean())}
-               for name, each in m.own_named.items()}
-    said.append(f"no attack: {points(m.clean.mean())}, the wrong label is named on {points(m.named_clean.mean())}")
+    values |= {of_claim(name): {"names_wrong_label": float(each.mean())} for name, each in m.own_named.items()}
+    said.append(f"no attack: {percent(m.clean.mean())}, the wrong label is named on {percent(m.named_clean.mean())}")
     return Finding(flag_if(any(leaks) or bool(own or named)), "; ".join(said), values)
 
 
 @check("No catastrophic overfitting",
-       threshold=f"PGD accuracy fell by at most {of_points(FALL)} in training; at most {percent(DENT)} of images wrong "
+       threshold=f"PGD accuracy fell by at most {in_points(FALL)} in training; at most {limit(DENT)} of images wrong "
                  "only between the image and FGSM's step",
        source="Wong et al. 2020, arXiv:2001.03994, section 5; Kim et al. 2020, arXiv:2010.01799, section 3",
        means="The model resists the one step it was trained on, and nothing shorter. Train with PGD, with a random "

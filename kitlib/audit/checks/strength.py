@@ -1,30 +1,36 @@
 """Checks 1 to 8: does the attack stay in its threat model, and is it as strong as it should be?"""
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
+from kitlib.attacks.base import NORM_NAMES, written
 from kitlib.audit.checks.base import (
     AUTOATTACK,
     CARLINI,
     CONVERGED,
-    GRADIENT_FREE,
-    NO_BETTER,
-    RISE,
-    ROUNDING,
-    SINGLE_STEP,
     Finding,
     check,
     clearly_above_guessing,
     exceeds,
     flag_if,
+    in_points,
     more_right,
-    of_points,
-    points,
+    of_claim,
+    percent,
     under,
 )
-from kitlib.audit.measure import Measurements
-from kitlib.audit.subject import written
 from kitlib.evaluation import Accuracy, guessing
+
+if TYPE_CHECKING:      # measurements ask some of the checks themselves
+    from kitlib.audit.measure import Measurements
+
+ROUNDING = 1e-6         # a perturbation may exceed eps by this much
+RISE = 0.01             # of accuracy with eps
+SINGLE_STEP = 0.005     # that FGSM may be stronger than PGD
+NO_BETTER = 0.005       # that noise or carried-over examples may be stronger than the attack
+GRADIENT_FREE = 0.002   # that Square may be stronger than the gradient attack
 
 
 @check("Every perturbation stays within eps and the pixel box",
@@ -36,15 +42,12 @@ def threat_model(m: Measurements) -> Finding:
     bad = [f"{name} (in the audit)" for name, each in m.ensemble.items() if _outside(each, norm, eps)]
     own = {name: each for name, each in m.own.items() if _outside(each, *_stated(each.attack))}
     largest = written(norm, max(each.size(norm) for each in m.ensemble.values()))
-    ours = (f"eps {written(norm, eps)} in {_TITLES[norm]}; {len(m.ensemble)} attacks of the audit, largest "
+    ours = (f"eps {written(norm, eps)} in {NORM_NAMES[norm]}; {len(m.ensemble)} attacks of the audit, largest "
             f"perturbation {largest}")
     details = [f"{name}: pixels from {each.low:.3f} to {each.high:.3f}, largest change {255 * each.linf:.1f}/255"
                for name, each in own.items()]
     return Finding(flag_if(bool(bad or own)), "; ".join([ours, *bad, *details]),
                    {"outside": [*bad, *own], "eps": eps}, casts_doubt=bool(bad))
-
-
-_TITLES = {"linf": "L-inf", "l2": "L2"}
 
 
 def _outside(attacked, norm: str, eps: float | None) -> bool:
@@ -60,7 +63,7 @@ def _stated(attack) -> tuple[str, float | None]:
         eps if eps is None or normalisation is None else eps * float(np.max(normalisation.std)))
 
 
-@check("Accuracy does not rise with eps", threshold=f"a rise of at most {of_points(RISE)}", source=f"{CARLINI} 5.2",
+@check("Accuracy does not rise with eps", threshold=f"a rise of at most {in_points(RISE)}", source=f"{CARLINI} 5.2",
        means="A larger eps allows all that a smaller one does, so the attack fails at the larger one. Use more steps, "
              "another step size, or a loss that does not saturate.")
 def monotonic(m: Measurements) -> Finding:
@@ -68,7 +71,7 @@ def monotonic(m: Measurements) -> Finding:
     rights = [m.sweep[size].right for size in sizes]
     rises = [(later, earlier) for later in range(len(sizes)) for earlier in range(later)
              if more_right(rights[later], rights[earlier], RISE)]
-    curve = ", ".join(f"{m.subject.written(size)}: {points(each.right.mean())}" for size, each in m.sweep.items())
+    curve = ", ".join(f"{m.subject.written(size)}: {percent(each.right.mean())}" for size, each in m.sweep.items())
     return Finding(flag_if(bool(rises)), f"accuracy under PGD at {curve}",
                    {"eps": sizes, "accuracy": [float(right.mean()) for right in rights]})
 
@@ -84,23 +87,23 @@ def large_eps(m: Measurements) -> Finding:
     right = m.sweep[grey].right
     found, chance = Accuracy.of(right), guessing(m.labels[:len(right)])
     return Finding(flag_if(found.interval[0] > chance),
-                   f"accuracy under PGD {m.subject.written(grey)}: {found}; chance is {points(chance)}",
+                   f"accuracy under PGD {m.subject.written(grey)}: {found}; chance is {percent(chance)}",
                    {"accuracy": found.value, "chance": chance})
 
 
-@check("PGD is at least as strong as FGSM", threshold=f"FGSM stronger by at most {of_points(SINGLE_STEP)}",
+@check("PGD is at least as strong as FGSM", threshold=f"FGSM stronger by at most {in_points(SINGLE_STEP)}",
        source=f"{CARLINI} 5.2",
        means="Many small steps that do less than one large step: the gradient leads astray. Try more random starts, a "
              "larger step, or an attack without gradients.")
 def iterative(m: Measurements) -> Finding:
     bad = more_right(m.pgd.right, m.fgsm.right, SINGLE_STEP)
-    return Finding(flag_if(bad), f"{under('FGSM', m.fgsm.right.mean())}, under PGD: {points(m.pgd.right.mean())}",
+    return Finding(flag_if(bad), f"{under('FGSM', m.fgsm.right.mean())}, under PGD: {percent(m.pgd.right.mean())}",
                    {"fgsm": m.fgsm.accuracy.value, "pgd": m.pgd.accuracy.value})
 
 
 @check("The attacks have converged",
-       threshold=f"PGD with twice the steps and restarts turns at most {of_points(CONVERGED)} more images than the "
-                 f"others together; the claim's own attack gains at most {of_points(CONVERGED)} from twice the steps",
+       threshold=f"PGD with twice the steps and restarts turns at most {in_points(CONVERGED)} more images than the "
+                 f"others together; the claim's own attack gains at most {in_points(CONVERGED)} from twice the steps",
        source=f"{CARLINI} 4.8",
        means="The attack was stopped too early, so its accuracy is too high. Raise the number of steps and restarts "
              "until nothing changes.")
@@ -112,19 +115,19 @@ def converged(m: Measurements) -> Finding:
             f"{int((before & ~after).sum())} more, and {gain} images of {len(m.labels)} that no other attack turns"]
     own = {name: doubled for name, doubled in m.own_doubled.items()
            if more_right(m.own[name].right, doubled.right, CONVERGED)}
-    said += [f"{under(f'''{name} (the claim's own)''', m.own[name].right.mean())}, with twice the steps: "
-             f"{points(doubled.right.mean())}" for name, doubled in own.items()]
+    said += [f"{under(of_claim(name), m.own[name].right.mean())}, with twice the steps: "
+             f"{percent(doubled.right.mean())}" for name, doubled in own.items()]
     values = {"accuracy": float(before.mean()), "doubled": float((before & after).mean()), "gain": gain}
     return Finding(flag_if(bad or bool(own)), "; ".join(said), values, casts_doubt=bad)
 
 
-@check("Random noise of the same size does less harm", threshold=f"noise stronger by at most {of_points(NO_BETTER)}",
+@check("Random noise of the same size does less harm", threshold=f"noise stronger by at most {in_points(NO_BETTER)}",
        source=f"{CARLINI} 4.11",
        means="The attack does no more than chance does: it gets no use out of the gradient. See the checks on "
              "gradients.")
 def beats_noise(m: Measurements) -> Finding:
-    said = (f"{under('noise', m.noise.right.mean())}, under PGD: {points(m.pgd.right.mean())}, "
-            f"no attack: {points(m.clean.mean())}")
+    said = (f"{under('noise', m.noise.right.mean())}, under PGD: {percent(m.pgd.right.mean())}, "
+            f"no attack: {percent(m.clean.mean())}")
     values = {"noise": m.noise.accuracy.value, "pgd": m.pgd.accuracy.value, "clean": float(m.clean.mean())}
     if more_right(m.pgd.right, m.noise.right, NO_BETTER):
         return Finding("flag", said, values)
@@ -134,13 +137,13 @@ def beats_noise(m: Measurements) -> Finding:
 
 
 @check("Examples carried over from an undefended model do less harm",
-       threshold=f"stronger by at most {of_points(NO_BETTER)}", source=f"{CARLINI} 4.5",
+       threshold=f"stronger by at most {in_points(NO_BETTER)}", source=f"{CARLINI} 4.5",
        means="Another model's gradient is a better guide than this model's own: its gradient is masked. Count the "
              "carried-over examples, and attack with a margin loss, BPDA or without gradients.")
 def beats_transfer(m: Measurements) -> Finding:
     bad = more_right(m.pgd.right, m.transferred.right, NO_BETTER)
-    said = (f"accuracy on examples carried over from {m.undefended.what}: {points(m.transferred.right.mean())}; on "
-            f"those made on the model itself: {points(m.pgd.right.mean())}")
+    said = (f"accuracy on examples carried over from {m.undefended.what}: {percent(m.transferred.right.mean())}; on "
+            f"those made on the model itself: {percent(m.pgd.right.mean())}")
     values = {"transferred": m.transferred.accuracy.value, "own": m.pgd.accuracy.value}
     if not bad and not clearly_above_guessing(m.undefended_clean, m.labels):
         return Finding("cannot tell", f"{said}; but the undefended model has learnt too little to carry anything over: "
@@ -149,7 +152,7 @@ def beats_transfer(m: Measurements) -> Finding:
 
 
 @check("An attack without gradients does not beat the gradient attack",
-       threshold=f"stronger by at most {of_points(GRADIENT_FREE)}",
+       threshold=f"stronger by at most {in_points(GRADIENT_FREE)}",
        source=f"{CARLINI} 4.4 and 5.4; {AUTOATTACK}, its check of Square",
        means="Random search finds what the gradient does not: the gradient is masked. Trust the random search, give "
              "it more queries, and attack with a margin loss, BPDA or EOT.")
