@@ -1,6 +1,6 @@
 """The batch on a cluster: what Snakemake is told, and a real Slurm on this machine where one is installed.
 
-The whole comparison_data, with a sweep and a worker that is killed: examples/slurm/try_on_one_machine.py.
+The whole trial, with a sweep and a worker that is killed: examples/slurm/try_on_one_machine.py.
 """
 import importlib.util
 import shutil
@@ -15,9 +15,9 @@ from kitlib.base.places import REPOSITORY
 from kitlib.experiments import batch
 
 EXAMPLE = REPOSITORY / "examples" / "slurm"
-SPEC = importlib.util.spec_from_file_location("comparison_data", EXAMPLE / "try_on_one_machine.py")
-comparison_data = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(comparison_data)
+SPEC = importlib.util.spec_from_file_location("trial", EXAMPLE / "try_on_one_machine.py")
+trial = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(trial)
 
 
 def test_a_cluster_is_a_snakemake_profile_and_knows_no_limit_of_this_machine(tmp_path):
@@ -40,19 +40,19 @@ def test_equal_results_are_told_from_different_ones(tmp_path, capsys):
         folder = tmp_path / place / "digits_fgsm/smoke/seed0"
         folder.mkdir(parents=True)
         (folder / "results.json").write_text(f'{{"accuracy": {accuracy}, "seconds": {len(place)}}}')
-    assert comparison_data.compare(tmp_path) == 0
+    assert trial.compare(tmp_path) == 0
     (folder / "results.json").write_text('{"accuracy": 0.6, "seconds": 1}')
-    assert comparison_data.compare(tmp_path) == 1
+    assert trial.compare(tmp_path) == 1
     (tmp_path / "empty").mkdir()
-    assert comparison_data.compare(tmp_path / "empty") == 1
+    assert trial.compare(tmp_path / "empty") == 1
 
 
-HAS_SLURM = all(shutil.which(name, path=comparison_data.PATH) for name in comparison_data.NEEDED)
+HAS_SLURM = all(shutil.which(name, path=trial.PATH) for name in trial.NEEDED)
 
 
 @pytest.mark.skipif(not HAS_SLURM, reason="Slurm is not installed")
 def test_a_worker_that_is_killed_is_seen_to_be_down(tmp_path):
-    with comparison_data.OneMachineSlurm(tmp_path, workers=2) as slurm:
+    with trial.OneMachineSlurm(tmp_path, workers=2) as slurm:
         assert len(slurm.ask("srun", "--nodes=2", "--nodelist=w1,w2", "hostname").splitlines()) == 2
         assert len(slurm.kill("w2")) >= 1
         end = time.monotonic() + 60
@@ -78,9 +78,9 @@ def run_on_slurm(home, workers: int, kill: bool, runs: int = 2) -> ToyBatch:
     toy = ToyBatch(home)
     toy.sleep_instead(5)
     (home / "profile").mkdir()
-    (home / "profile" / "config.yaml").write_text(comparison_data.PROFILE.format(jobs=workers))
-    with comparison_data.OneMachineSlurm(home / "slurm", workers) as slurm:
-        killer = threading.Thread(target=comparison_data.kill_in_the_middle, args=(slurm, 2.0))
+    (home / "profile" / "config.yaml").write_text(trial.PROFILE.format(jobs=workers))
+    with trial.OneMachineSlurm(home / "slurm", workers) as slurm:
+        killer = threading.Thread(target=trial.kill_in_the_middle, args=(slurm, 2.0))
         if kill:
             killer.start()
         status, said = toy.run(*(f"toy/demo/seed{seed}/results.json" for seed in range(runs)),

@@ -68,7 +68,8 @@ def imported_by(code: str) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {name if _file(name) else node.module for name in inner}
     return {name for name in found if _file(name)}
 
 

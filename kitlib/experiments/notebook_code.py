@@ -14,6 +14,7 @@ from kitlib.base.files import write_text
 READING = ("kitlib.experiments.settings", "kitlib.experiments.experiment", "kitlib.base.machine")
 # Attacks and defences are called by the names that an experiment gives them, so where these doors are used, all count.
 JUDGING = ("kitlib.attacks", "kitlib.evaluation", "kitlib.experiments.comparison", "kitlib.experiments.results")
+CHECKING = {"kitlib.evaluation.exercises"}      # compares a student's answer, and judges no model
 NAMED = {("kitlib.attacks", "CATALOGUE"), ("kitlib.evaluation.defences", "read")}
 STARTED = {("kitlib.base.setup", "prepare")}
 
@@ -21,7 +22,7 @@ STARTED = {("kitlib.base.setup", "prepare")}
 def digest_of(notebook: Path) -> str:
     """sha256 over the code of kitlib that a notebook depends on; neither comments, docstrings nor layout count."""
     text = _code_in(notebook)
-    judges = any(name in JUDGING for name in code.imported_by(text))
+    judges = any(name.startswith(JUDGING) for name in code.imported_by(text) - CHECKING)
     return code.digest_of_text(text, STARTED | (NAMED if judges else set()), READING)
 
 
