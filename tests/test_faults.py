@@ -177,7 +177,7 @@ def test_a_second_batch_in_a_folder_of_runs_is_refused(runs_folder, monkeypatch,
 
 
 def _write_again_and_again(path: Path, letter: str) -> None:
-    for _ in range(150):
+    for _ in range(50):
         files.write_json(path, {"who": letter * 20_000})
 
 

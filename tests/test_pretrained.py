@@ -153,7 +153,7 @@ def test_a_model_that_a_kill_left_without_a_record_is_replaced(run, published):
     overrides = SMALL | {"evaluation": SMALL.get("evaluation", {}) | {"sweep": [0]}}
     placed = pretrained.place("digits_fgsm", overrides, published)
     placed.path("records/baseline.json").unlink()
-    assert pretrained.is_placed(pretrained.place("digits_fgsm", overrides, published), "baseline")
+    assert pretrained.is_pretrained(pretrained.place("digits_fgsm", overrides, published), "baseline")
 
 
 def test_results_of_placed_models_are_not_published(run, tmp_path):

@@ -67,7 +67,7 @@ def own_experiment(folder, name):
     return own
 
 
-@pytest.mark.parametrize("name", runs.TAKEN)
+@pytest.mark.parametrize("name", runs.RESERVED_NAMES)
 def test_a_name_that_means_something_else_among_the_runs_is_refused(tmp_path, name):
     with pytest.raises(KitError, match=f"experiment '{name}' would have its runs in .*: give it another name"):
         runs.open_run(str(own_experiment(tmp_path / "mine", name)), "smoke")

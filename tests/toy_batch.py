@@ -104,7 +104,7 @@ class ToyBatch:
         command = [
             sys.executable, "-m", "snakemake", "--snakefile", str(self.home / "Snakefile"),
             "--directory", str(self.runs), "--configfile", str(self.runs / "batch.json"), "--cores", str(cores),
-            "--nolock", "--rerun-incomplete", "--keep-going", "--rerun-triggers", *batch.OUT_OF_DATE,
+            "--nolock", "--rerun-incomplete", "--keep-going", "--rerun-triggers", *batch.RERUN_TRIGGERS,
             "--quiet", "all", *options]
         environment = (environment or os.environ) | {"KITLIB_RUNS": str(self.runs), "KITLIB_DRIVER": str(os.getpid())}
         return subprocess.Popen(command, env=environment, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -54,7 +54,7 @@ def published_claim(run: Run) -> float | None:
 
     Of a model that was taken from the repository, and not judged since, as its publisher measured it.
     """
-    if pretrained.is_placed(run, "defended") and not run.path("results.json").exists():
+    if pretrained.is_pretrained(run, "defended") and not run.path("results.json").exists():
         combined = pretrained.kept(f"{run.experiment.name}/defended").as_published
     else:
         combined = results.of_run(run).models["defended"].combined

@@ -22,7 +22,7 @@ from kitlib.experiments.runs import Run
 
 # Older than what it leads to, in files or in settings. The text of a rule is left out: how a notebook is started
 # does not change what it computes.
-OUT_OF_DATE = ("mtime", "input", "params")
+RERUN_TRIGGERS = ("mtime", "input", "params")
 LONG_AGO = 1e9  # seconds since 1970: 2001
 MINUTE = 60
 PAPERS = {"paper_a": "A", "paper_b": "B"}
@@ -186,5 +186,5 @@ def _snakemake(folder: Path, cores: str) -> list[str]:
         sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"),
         "--directory", str(folder), "--configfile", str(folder / "batch.json"), "--cores", cores,
         "--nolock",  # a lock file would outlive a kill; `locked` does not
-        "--rerun-incomplete", "--keep-going", "--rerun-triggers", *OUT_OF_DATE,
+        "--rerun-incomplete", "--keep-going", "--rerun-triggers", *RERUN_TRIGGERS,
     ]

@@ -41,7 +41,7 @@ def _by_seed(name: str, figures: Path) -> dict[int, Results]:
 
 
 def record(path: Path) -> Results:
-    """A published results.json, see `as_asked_today`; read once as long as the file does not change."""
+    """A published results.json, see `judged_by_current_file`; read once as long as the file does not change."""
     if not path.exists():
         raise KitError(f"there is no record {path}: `kitlib publish` makes it of a finished run")
     return _record(path, path.stat().st_mtime_ns)
@@ -49,7 +49,7 @@ def record(path: Path) -> Results:
 
 @functools.lru_cache(maxsize=64)
 def _record(path: Path, _changed: int) -> Results:
-    return as_asked_today(results.read(path))
+    return judged_by_current_file(results.read(path))
 
 
 def _settings(found: Results) -> str:
@@ -60,7 +60,7 @@ def _settings(found: Results) -> str:
         return found.fingerprint
 
 
-def as_asked_today(found: Results) -> Results:
+def judged_by_current_file(found: Results) -> Results:
     """Results with the prose, the margin and the rivals that the experiment's file has now, where its settings are
     still those that they were made with; else as they are."""
     try:

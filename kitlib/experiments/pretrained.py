@@ -223,19 +223,19 @@ def place(experiment: str, overrides: dict | str | None = None, figures: Path = 
 def _is_made_so(run: Run, name: str, kept: Kept) -> bool:
     """Whether a kept model is made of what the run would make it of."""
     try:
-        return run.made_of(name) == runs.as_today(kept.made_of)
+        return run.made_of(name) == runs.with_current_settings(kept.made_of)
     except KitError:    # of a version that knew other settings
         return False
 
 
 def _refuse_to_replace(run: Run, name: str) -> None:
     path = run.path(f"models/{name}.keras")
-    if path.exists() and run.path(f"records/{name}.json").exists() and not is_placed(run, name):
+    if path.exists() and run.path(f"records/{name}.json").exists() and not is_pretrained(run, name):
         raise KitError(f"{path} was trained in this run: nothing is put in its place. Move {run.folder} away, or give "
                        "overrides, which make another run")
 
 
-def is_placed(run: Run, name: str) -> bool:
+def is_pretrained(run: Run, name: str) -> bool:
     """Whether a model of a run was taken from the repository by `place`."""
     path = run.path(f"records/{name}.json")
     return path.exists() and "pretrained" in read_json(path)

@@ -50,7 +50,7 @@ def publish(run: Run, figures: Path) -> Published:
 def _finished(run: Run) -> Results:
     found = results.of_run(run)
     for name in found.models:
-        if pretrained.is_placed(run, name):
+        if pretrained.is_pretrained(run, name):
             raise KitError(f"the {name} model of {run.folder} was taken from the repository (python -m kitlib "
                            "pretrained): only runs that trained their models are published")
     return found

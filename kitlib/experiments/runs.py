@@ -34,7 +34,7 @@ MAKER = {
 }
 PARAMETERS = ("experiment", "profile", "seed", "overrides")
 # What else lies in the folder of runs, so that no experiment may be called like it.
-TAKEN = ("audit", "audits", "batch.json", "checkpoints", "sweeps")
+RESERVED_NAMES = ("audit", "audits", "batch.json", "checkpoints", "sweeps")
 
 
 def maker_of(name: str) -> str:
@@ -179,14 +179,14 @@ def _wherever_from(settings: DataSettings) -> DataSettings:
     return settings.model_copy(update={"download": False})
 
 
-def as_today(made_of: dict) -> dict:
+def with_current_settings(made_of: dict) -> dict:
     """What `Run.made_of` gave in an earlier version of the kit, with the settings that it did not have yet.
 
     Raises KitError for settings that this version does not know.
     """
     kinds = {"data": DataSettings, "model": models.ModelSettings, "training": TrainingSettings}
     now = {part: kind.read(made_of[part], part).model_dump(mode="json") for part, kind in kinds.items()}
-    return now | ({"baseline": as_today(made_of["baseline"])} if "baseline" in made_of else {})
+    return now | ({"baseline": with_current_settings(made_of["baseline"])} if "baseline" in made_of else {})
 
 
 def open_run(experiment: str = "digits_fgsm", profile: str = "demo", seed: int = 0, overrides=None) -> Run:
@@ -212,7 +212,7 @@ def open_run(experiment: str = "digits_fgsm", profile: str = "demo", seed: int =
 
 
 def _refuse_taken_name(name: str, file: Path | None) -> None:
-    if name in TAKEN:
+    if name in RESERVED_NAMES:
         raise KitError(f"experiment '{name}' would have its runs in {runs_folder() / name}, which is for something "
                        "else: give it another name")
     if file and name in experiments.names():

@@ -19,7 +19,8 @@ def table(folder: Path) -> pd.DataFrame:
     A run counts as far as its notebooks have left what they promise, whatever has changed since; `kitlib reproduce NAME
     --dry-run` says what would be made again. A damaged record is said, not raised.
     """
-    places = sorted(path for path in folder.glob("[!.]*/*/seed*") if path.is_dir() and path.parts[-3] not in runs.TAKEN)
+    folders = (path for path in sorted(folder.glob("[!.]*/*/seed*")) if path.is_dir())
+    places = [path for path in folders if path.parts[-3] not in runs.RESERVED_NAMES]
     return pd.DataFrame([{"run": str(place.relative_to(folder)), "notebooks": _how_far(place), "found": _found(place)}
                          for place in places], columns=["run", "notebooks", "found"])
 

@@ -136,7 +136,7 @@ def _is_explained(entries: Sequence[PaperEntry]) -> bool:
     """In every run the control isolates the mechanism, and each rival was tried and does not do the same."""
     rivals = [rival for each in entries for rival in each.rivals.values()]
     return bool(rivals) and all(_isolates(each) for each in entries) and all(
-        rival is not None and not _alike(each, rival) for each in entries for rival in each.rivals.values())
+        rival is not None and not _within_margin(each, rival) for each in entries for rival in each.rivals.values())
 
 
 def _isolates(entry: PaperEntry) -> bool:
@@ -144,11 +144,11 @@ def _isolates(entry: PaperEntry) -> bool:
     if entry.control is None:
         return False
     if entry.control_is == "flaw alone":
-        return _alike(entry, entry.control)
-    return not _alike(entry, entry.control) and abs(100 * entry.control.accuracy - entry.paper) > entry.margin
+        return _within_margin(entry, entry.control)
+    return not _within_margin(entry, entry.control) and abs(100 * entry.control.accuracy - entry.paper) > entry.margin
 
 
-def _alike(entry: PaperEntry, other: Measured) -> bool:
+def _within_margin(entry: PaperEntry, other: Measured) -> bool:
     return 100 * abs(entry.as_published.accuracy - other.accuracy) <= entry.margin + 1e-9
 
 
