@@ -675,6 +675,10 @@ def small(**changes):
     (small(labels=None, images=[]), "no images"),
     (small(labels=None, images=[np.zeros((4, 8, 8, 1))]), "pairs"),
     (small(batch_size=0), "batch_size"),
+    (small(seed=1.5), "seed must be a whole number"),
+    (small(images=[np.zeros((8, 8, 1)), np.zeros((4, 4, 1))]), "not all of one shape"),
+    (small(images="a.png"), "an array, N x H x W x C, not str"),
+    (small(input_range=(1, 0)), "value of black"),
     (small(labels=None, attack={"name": "fgsm", "eps": 0.1, "targeted": True}), "targeted attack needs"),
 ])
 def test_bad_data_are_refused(arguments, message, trained_model):
@@ -696,6 +700,12 @@ def ending(*last):
     return keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10), *last])
 
 
+def quantised(mode):
+    model = ending(keras.layers.Dense(10, activation="softmax"))
+    model.quantize(mode)
+    return model
+
+
 def with_softmax_op():
     inputs = keras.Input((8, 8, 1))
     return keras.Model(inputs, keras.ops.softmax(keras.layers.Dense(10)(keras.layers.Flatten()(inputs))))
@@ -711,6 +721,7 @@ def voting():
     lambda: ending(keras.layers.Softmax()), lambda: ending(keras.layers.Dense(10, activation="sigmoid")),
     lambda: ending(ending_in_softmax()), with_softmax_op, voting, lambda: ending(keras.layers.Softmax(),
                                                                                 keras.layers.Reshape((10,))),
+    lambda: ending(keras.layers.Softmax(), keras.layers.Softmax()), lambda: quantised("int8"),
 ])
 def test_probabilities_are_read_as_the_logits_behind_them(model):
     images = np.random.default_rng(0).random((8, 8, 8, 1)).astype(np.float32)
@@ -723,9 +734,10 @@ def test_probabilities_are_read_as_the_logits_behind_them(model):
 
 
 @pytest.mark.parametrize("model, message", [
-    (lambda: ending(keras.layers.Reshape((10, 1))), "one row of logits"),
+    (lambda: ending(keras.layers.Reshape((10, 1))), "one row of numbers"),
     (lambda: ending(keras.layers.Rescaling(np.nan)), "NaN"),
     (lambda: spoken(keras.layers.Softmax()), "sum to one.*logits"),
+    (lambda: "mine.keras", "a Keras model is needed, not str"),
     (lambda: of_whole_numbers(), "takes uint8"),
 ])
 def test_models_without_logits_are_refused(model, message):
@@ -736,6 +748,19 @@ def test_models_without_logits_are_refused(model, message):
 def of_whole_numbers():
     pixels = keras.Input((8, 8, 1), dtype="uint8")
     return keras.Model(pixels, ending()(keras.ops.cast(pixels, "float32") / 255))
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_a_range_in_which_the_model_is_clearly_better_is_named(classes):
+    """Though the images lie class by class, and half of two classes are right by chance."""
+    labels, centres = np.repeat(np.arange(classes), 60), (np.arange(classes) + 0.5) / classes
+    images = np.broadcast_to(centres[labels, None, None, None], (len(labels), 8, 8, 1)).astype(np.float32)
+    mean = keras.layers.GlobalAveragePooling2D()
+    model = keras.Sequential([keras.Input((8, 8, 1)), mean, keras.layers.Dense(classes)])
+    model.set_weights([2 * 255 * centres[None], -(255 * centres) ** 2])      # the nearest centre
+    with pytest.raises(KitError, match=r"with input_range=\(0, 255\): say which"):
+        attacks.run(attacks.Clean(), model, images, labels)
+    assert attacks.run(attacks.Clean(), model, images, labels, input_range=(0, 255)).accuracy == 1
 
 
 def spoken(last):

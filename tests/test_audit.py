@@ -548,8 +548,10 @@ def test_range_and_softmax_are_found_out():
     model, images = softmax_net(), some_images()
     target = audit.prepare(model, images)
     assert "0 to 255" in target.takes and "softmax, was taken off" in target.returns
-    logits = models.predict_logits(target.model, images)
-    np.testing.assert_allclose(keras.ops.softmax(logits), model(255 * images), atol=1e-5)
+    given = audit.prepare(model, images, input_range=(0, 1))       # which counts more than what the layers tell
+    for asked, values in ((target, 255 * images), (given, images)):
+        logits = models.predict_logits(asked.model, images)
+        np.testing.assert_allclose(keras.ops.softmax(logits), model(values), atol=1e-5)
 
 
 def test_a_nested_softmax_and_augmentation_in_front():
@@ -583,6 +585,7 @@ def test_mean_and_std_are_put_in_front():
     (lambda: wired(lambda x: keras.ops.relu(dense(x, 3))), "--output probabilities"),
     (lambda: wired(lambda x: {"logits": dense(x, 3), "features": dense(x, 2)}), "say which is judged"),
     (lambda: OfCode(), r"keras.Model\(inputs, model\(inputs\)\)"),
+    (lambda: wired(lambda x: dense(keras.ops.cast(x, "float32") / 255, 3), dtype="uint8"), "takes uint8"),
 ])
 def test_nothing_is_guessed(make, says):
     with pytest.raises(KitError, match=says):
@@ -625,10 +628,10 @@ class OfCode(keras.Model):
         return self.dense(self.flat(pixels))
 
 
-def wired(function, shape=(8, 8, 1)):
+def wired(function, shape=(8, 8, 1), **named):
     """A functional model, in which `keras.ops` and arithmetic are steps that `model.layers` does not show."""
     keras.utils.set_random_seed(0)
-    pixels = keras.Input(shape)
+    pixels = keras.Input(shape, **named)
     return keras.Model(pixels, function(pixels))
 
 

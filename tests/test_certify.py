@@ -267,10 +267,27 @@ def test_bad_images_and_labels(trained_model, images, labels):
             proved("ibp", trained_model, some, given, 0.1)
 
 
-def test_a_model_of_code_is_refused():
-    class Code(keras.Model):
-        def call(self, x):
-            return x
+class Code(keras.Model):
+    def call(self, x):
+        return -x
 
+
+class Wired(keras.Model):
+    """Keras makes a functional model of it, whose steps are not what it does."""
+
+    call = Code.call
+
+
+@pytest.mark.parametrize("model", [lambda: Code(name="mine"),
+                                   lambda: Wired(*[keras.Input((4, 4, 1))] * 2, name="mine")])
+def test_a_model_of_code_is_refused(model):
     with pytest.raises(KitError, match="is code"):
-        open_model(Code(name="mine"))
+        open_model(model())
+
+
+@pytest.mark.parametrize("units, activation", [(5, "softmax"), (1, "sigmoid")])
+def test_of_probabilities_the_logits_before_them_are_bounded(units, activation):
+    model = keras.Sequential([keras.Input((4, 4, 1)), layers.Flatten(), layers.Dense(units, activation)])
+    images = np.random.default_rng(0).random((9, 4, 4, 1)).astype(np.float32)
+    labels = attacks.run(attacks.Clean(), model, images, np.zeros(9, int)).predictions
+    assert proved("crown", model, images, labels, 1e-6).accuracy == 1

@@ -123,7 +123,7 @@ def test_bad_images_are_refused(detector, clean, change, message):
 
 def test_a_detector_needs_a_row_of_numbers_an_image(trained_model, clean):
     column = keras.Model(trained_model.inputs, trained_model.outputs[0][:, :, None])
-    with pytest.raises(KitError, match="one row of logits"):
+    with pytest.raises(KitError, match="one row of numbers"):
         Detector.of(column, TWO_BITS).calibrated(clean[0])
 
 

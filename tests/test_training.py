@@ -648,6 +648,29 @@ def regularised() -> keras.Model:
     return with_layer(keras.layers.Dense(8, kernel_regularizer="l2"))
 
 
+def around(function, shape=SHAPE, **named) -> keras.Model:
+    pixels = keras.Input(shape, **named)
+    return keras.Model(pixels, function(pixels))
+
+
+def of_bytes() -> keras.Model:
+    """Knows the toy's classes where white is 255; where it is 1, every image is of class 0."""
+    net = around(lambda x: keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x)))
+    net.set_weights([np.eye(3), np.array([5.0, 0.0, 0.0])])
+    return net
+
+
+class OwnCall(keras.Model):
+    """Wired, and with code around it that Keras leaves out of a copy."""
+
+    def __init__(self):
+        pixels = keras.Input(SHAPE)
+        super().__init__(pixels, network(batch_norm=True, filters=8)(pixels))
+
+    def call(self, pixels, training=None, mask=None):
+        return -super().call(pixels, training=training)
+
+
 class Halved(keras.layers.Layer):
     """As many write a layer: with no word of what every layer takes."""
 
@@ -684,15 +707,41 @@ class Placed(keras.layers.Layer):
     (toy_data, lambda: ending_in("softmax"), {}, "ends in softmax"),
     (toy_data, Coded, {}, "must be wrapped first"),
     (toy_data, any_size, {"method": "free"}, "method free"),
-    (toy_data, two_outputs, {}, "of several outputs choose one"),
+    (toy_data, two_outputs, {}, "say which is judged .*or choose one"),
     (toy_data, lambda: under_policy("mixed_bfloat16"), {}, "computes in less than float32"),
     (toy_data, regularised, {}, "weight_decay"),
+    (lambda: toy_data(classes=1), lambda: network(classes=1), {}, "two classes or more"),
+    (toy_data, of_bytes, {}, "say which values it takes"),
+    (toy_data, lambda: around(lambda x: network()(keras.ops.cast(x, "float32")), dtype="uint8"), {}, "takes uint8"),
+    (toy_data, lambda: around(lambda x: keras.ops.stop_gradient(network()(x))), {}, "No gradients"),
 ], ids=["batch", "class", "best", "patience", "check", "classes", "shape", "softmax", "code", "free", "outputs",
-        "narrow", "regularised"])
+        "narrow", "regularised", "one class", "range", "uint8", "no gradient"])
 def test_impossible_trainings_are_refused_and_write_nothing(data, net, values, message, tmp_path):
     with pytest.raises(KitError, match=message):
         train(net(), data(), settings(**values), tmp_path / "new", progress=False)
-    assert not (tmp_path / "new").exists()
+    assert not list((tmp_path / "new").rglob("[!.]*.*"))
+
+
+@pytest.mark.parametrize("callbacks, message", [
+    (print, "a list of keras.callbacks"), ([print], "a list of keras.callbacks"),
+    ([keras.callbacks.SwapEMAWeights()], "averages"),
+    ([keras.callbacks.EarlyStopping("foo")], "in a layer or a callback"),
+    ([keras.callbacks.LearningRateScheduler(lambda epoch: 0.1)], "needs `schedule: constant`"),
+])
+def test_callbacks_that_cannot_work_are_refused(callbacks, message, tmp_path):
+    with pytest.raises(KitError, match=message):
+        train(network(), toy_data(), settings(schedule="cosine"), tmp_path, progress=False, callbacks=callbacks)
+
+
+@pytest.mark.parametrize("net, input_range", [
+    (lambda: around(lambda x: {"logits": network()(x)}), None), (lambda: OwnCall(), None), (of_bytes, (0, 255)),
+    (lambda: around(lambda x: network()(keras.layers.Permute((2, 3, 1))(x)), (3, 8, 8)), None),
+], ids=["one named output", "a call of its own", "a range that is given", "channels first"])
+def test_what_is_trained_is_what_is_judged(net, input_range, tmp_path):
+    net, data = net(), toy_data()
+    history = train(net, data, settings(learning_rate=1e-3), tmp_path, progress=False, input_range=input_range)
+    judged = attacks.run(attacks.Clean(), net, *data.part("validation"), input_range=input_range)
+    assert judged.accuracy == pytest.approx(history["val_accuracy"][-1])
 
 
 @pytest.mark.parametrize("teacher, message", [

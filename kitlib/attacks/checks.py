@@ -1,32 +1,68 @@
 """What an attack refuses, said clearly."""
 from __future__ import annotations
 
-import keras
 import numpy as np
 
 from kitlib.attacks.base import Attack
 from kitlib.attacks.limits import is_8_bit
-from kitlib.base.settings import KitError, first_line
-from kitlib.models import NOT_FINITE, pixels_to_logits
+from kitlib.base.settings import KitError
+from kitlib.models import pixels_to_logits
+from kitlib.models.reading import looks_like_probabilities, outputs_for
 from kitlib.models.wiring import LOGITS_NEEDED
+
+ROUNDING = 1e-6     # beyond black and white, as of floats that a mean and std were taken off and put back to
+
+
+def check_run(attack, batch_size, seed) -> None:
+    """Raises KitError for what is no attack, such as settings that were never read, and for numbers of no use."""
+    check_whole("batch_size", batch_size, 1)
+    check_whole("seed", seed, 0)
+    if not isinstance(attack, Attack):
+        raise KitError(f"an attack is what attacks.read makes of settings, not {attack!r:.80}")
+
+
+def check_whole(name: str, number, least: int) -> None:
+    """Raises KitError for what is no whole number, or too small."""
+    if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < least:
+        raise KitError(f"{name} must be a whole number, at least {least}, not {number!r}")
+
+
+def as_array(images, where: str) -> np.ndarray:
+    """Raises KitError for what is no array of numbers, such as images of several sizes."""
+    try:
+        array = np.asarray(images)
+    except ValueError:
+        raise KitError(f"{where}: the images are not all of one shape") from None
+    if not array.ndim:
+        raise KitError(f"{where}: images must be an array, N x H x W x C, not {type(images).__name__}")
+    return array
 
 
 def check_images(images: np.ndarray, where: str) -> np.ndarray:
-    """`images` as float32, N x H x W x C with at least one image and values in [0, 1].
+    """`images` as float32, N x H x W x C with at least one image and values in [0, 1] (`in_the_box`).
 
     Raises KitError otherwise.
     """
-    images = np.asarray(images)
+    images = as_array(images, where)
     if images.ndim != 4:
         raise KitError(f"{where}: images must be N x H x W x C, but their shape is {images.shape}")
     if 0 in images.shape:
         raise KitError(f"{where}: there is no pixel in images of shape {images.shape}")
     if not np.issubdtype(images.dtype, np.floating):
         raise KitError(f"{where}: images must be floats in [0, 1], not {images.dtype}; divide by 255")
+    if (boxed := in_the_box(images)) is None:
+        raise KitError(f"{where}: pixels must lie in [0, 1], but they reach from {images.min():.4g} to "
+                       f"{images.max():.4g}")
+    return boxed
+
+
+def in_the_box(images: np.ndarray) -> np.ndarray | None:
+    """Floats as float32 in [0, 1], with what rounding has put beyond put back; None where they reach further."""
     low, high = images.min(), images.max()
-    if not (low >= 0 and high <= 1):
-        raise KitError(f"{where}: pixels must lie in [0, 1], but they reach from {low:.4g} to {high:.4g}")
-    return images.astype(np.float32, copy=False)
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):
+        return None
+    boxed = images if low >= 0 and high <= 1 else images.clip(0, 1)
+    return boxed.astype(np.float32, copy=False)
 
 
 def check_labels(labels, count: int, classes: int, targeted: bool, where: str) -> np.ndarray:
@@ -73,22 +109,12 @@ def check_model(model, images: np.ndarray, labels=None, input_range=None):
     Raises KitError when the model does not take such images, does not return one row of at least two
     numbers an image, or is code that returns probabilities (rows that sum to one).
     """
-    for taken in getattr(model, "inputs", None) or ():
-        if not keras.backend.is_float_dtype(taken.dtype):
-            raise KitError(f"the model takes {taken.dtype}, in which pixels from 0 to 1 would all be 0 or 1: give it "
-                           "an input of floats in that range")
     if np.shape(labels) != (len(images),) or not np.issubdtype(np.asarray(labels).dtype, np.integer) or min(labels) < 0:
         labels = None       # `check_labels` will say why
-    ready, some = pixels_to_logits(model, images, labels, input_range), images[:8]
-    try:
-        logits = np.asarray(ready(some, training=False), dtype=np.float32)
-    except Exception as error:  # whatever a layer raises
-        raise KitError(f"the model does not take images of shape {images.shape[1:]}: {first_line(error)}") from None
-    if logits.ndim != 2 or logits.shape[0] != len(some) or logits.shape[1] < 2:
-        raise KitError(f"the model must return one row of logits an image, two or more classes wide, but "
-                       f"for {len(some)} images it returns the shape {logits.shape}")
-    if not np.isfinite(logits).all():
-        raise KitError(NOT_FINITE)
-    if (logits >= 0).all() and np.allclose(logits.sum(1), 1, atol=1e-4):
+    ready = pixels_to_logits(model, images, labels, input_range)
+    logits = outputs_for(ready, images[:8])
+    if logits.shape[1] < 2:
+        raise KitError("the model is code that returns one number an image: it must return a logit for each class")
+    if looks_like_probabilities(logits):
         raise KitError(f"the model's outputs are not negative and sum to one: probabilities; {LOGITS_NEEDED}")
     return ready, logits.shape[1]

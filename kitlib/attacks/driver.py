@@ -19,7 +19,7 @@ from kitlib.attacks.base import (
     mark_done,
     seed_tensor,
 )
-from kitlib.attacks.checks import check_images, check_labels, check_mask, check_model
+from kitlib.attacks.checks import as_array, check_images, check_labels, check_mask, check_model, check_run
 from kitlib.base.settings import KitError
 from kitlib.models import NOT_FINITE, exact_float32
 from kitlib.models.traces import trace_of
@@ -83,8 +83,7 @@ def run(attack: Attack, model, images, labels=None, *, batch_size: int = 128, se
 
     Raises KitError for bad images, labels or masks, and for a model that does not return logits.
     """
-    if batch_size < 1:
-        raise KitError(f"batch_size must be at least 1, not {batch_size}")
+    check_run(attack, batch_size, seed)
     started = time.perf_counter()
     ready, classes, done, parts = None, None, 0, []
     stop = attack.stops or (attack.first_success_suffices and not keep_images)
@@ -148,7 +147,7 @@ def _chunks(images, labels, batch_size: int) -> Iterator[tuple]:
                 raise KitError("without `labels`, `images` must be an iterable of (images, labels) pairs")
             yield batch
         return
-    images = np.asarray(images)
+    images = as_array(images, "images")
     size = max(batch_size, CHUNK_BYTES // max(1, 4 * int(np.prod(images.shape[1:]))))
     if labels is not None and np.shape(labels)[:1] != images.shape[:1]:
         yield images, labels          # for the error message

@@ -9,8 +9,8 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from kitlib.attacks.base import Norm
-from kitlib.attacks.checks import check_images, check_labels, check_model
-from kitlib.base.settings import Epsilon, KitError, Settings, read_named
+from kitlib.attacks.checks import check_images, check_labels, check_model, check_whole
+from kitlib.base.settings import Epsilon, Settings, read_named
 from kitlib.certify.graph import open_model
 from kitlib.certify.interval import UNIT, InputSet, forward, input_set
 from kitlib.certify.linear import linear_forward, lower_bounds
@@ -102,10 +102,9 @@ def run(method: dict | Method, model, images, labels, *, batch_size: int = 64, p
     Raises KitError for bad input, and for a model with a layer of which nothing can be proved.
     """
     started, method, model = time.perf_counter(), read(method), in_float32(model)
-    if batch_size < 1:
-        raise KitError(f"batch_size must be at least 1, not {batch_size}")
+    check_whole("batch_size", batch_size, 1)
     images = check_images(images, "images to prove")
-    model, classes = check_model(model, images)
+    model, classes = check_model(model, images, labels)
     labels = check_labels(labels, len(images), classes, False, "images to prove")
     compiled, parts = _compiled(method, model, images.shape[1:]), []
     for first in tqdm(range(0, len(images), batch_size), desc=method.name, unit="batch", disable=not progress):

@@ -19,6 +19,8 @@ import tensorflow as tf
 from keras import layers
 
 from kitlib.base.settings import KitError
+from kitlib.models.reading import WithoutActivation
+from kitlib.models.wiring import is_graph
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,12 +66,12 @@ def open_model(model: keras.Model) -> list[Node]:
 
 
 def _open(nodes: list[Node], model, inputs: list[int]) -> int:
-    if isinstance(model, keras.Sequential) and getattr(model, "inputs", None):
+    if not is_graph(model):
+        raise KitError(f"nothing can be proved of '{model.name}': it is code, was never built, or has several ends")
+    if isinstance(model, keras.Sequential):
         for layer in model.layers:
             inputs = [_translate(nodes, layer, inputs)]
         return inputs[0]
-    if not hasattr(model, "_nodes_by_depth") or len(model.inputs) != 1 or len(model.outputs) != 1:
-        raise KitError(f"nothing can be proved of '{model.name}': it is code, was never built, or has several ends")
     places = {id(model.inputs[0]): inputs[0]}
     for depth in sorted(model._nodes_by_depth, reverse=True):
         for step in model._nodes_by_depth[depth]:
@@ -84,12 +86,14 @@ def _translate(nodes: list[Node], layer, inputs: list[int]) -> int:
     is an unknown one."""
     if isinstance(layer, keras.Model):
         return _open(nodes, layer, inputs)
+    without = isinstance(layer, WithoutActivation)
+    layer = layer.layer if without else layer
     name = type(layer).__name__
     known = _LAYERS.get(type(layer)) or type(layer).__module__.startswith("keras.src.ops.") and _OPERATIONS.get(name)
     if not known or getattr(layer, "data_format", None) == "channels_first" or getattr(layer, "quantization_mode", 0):
         raise _unknown(layer, name)
     last = known(nodes, layer, inputs)
-    activation = getattr(layer, "activation", None)
+    activation = None if without else getattr(layer, "activation", None)
     if isinstance(activation, layers.Layer):
         return _translate(nodes, activation, [last])
     return last if activation is None else _activation(nodes, activation, last, layer)

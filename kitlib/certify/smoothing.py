@@ -16,7 +16,7 @@ import tensorflow as tf
 from scipy.stats import beta, norm
 from tqdm import tqdm
 
-from kitlib.attacks.checks import check_images, check_labels, check_model
+from kitlib.attacks.checks import check_images, check_labels, check_model, check_whole
 from kitlib.base import digests
 from kitlib.base.files import read_arrays, write_arrays
 from kitlib.base.settings import KitError, Settings
@@ -75,8 +75,10 @@ def smooth(smoothing: Smoothing | dict, model, images, labels, path: Path | None
     """
     started = saved = time.monotonic()
     smoothing = smoothing if isinstance(smoothing, Smoothing) else Smoothing.read(smoothing, "smoothing")
+    check_whole("batch_size", batch_size, 1)
+    check_whole("seed", seed, 0)
     images, model = check_images(images, "images to smooth"), in_float32(model)
-    model, classes = check_model(model, images)
+    model, classes = check_model(model, images, labels)
     labels = check_labels(labels, len(images), classes, False, "images to smooth")
     work = np.array([digests.of_arrays([images, *model.get_weights()]), repr(smoothing), f"{seed}, {batch_size}"])
     found, count = _begun(path, work, len(images)), _counter(model, images.shape[1:], batch_size)

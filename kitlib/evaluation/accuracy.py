@@ -9,7 +9,8 @@ from scipy.stats import norm
 from sklearn.metrics import confusion_matrix
 
 from kitlib.attacks import Attack, AttackResult, Clean, read, run
-from kitlib.base.settings import KitError, Settings
+from kitlib.attacks.checks import as_array, check_run, check_whole
+from kitlib.base.settings import KitError, Settings, choose
 from kitlib.models import predict_logits
 
 CONFIDENCE = 0.95
@@ -134,12 +135,18 @@ def evaluate(
     limits: by the attack's name, how many of the images (the first ones) it is made on; the others on all.
     Raises KitError as `attacks.run` does, and for a targeted attack: what it reaches is no accuracy.
     """
+    limits, images = limits or {}, as_array(images, "images to evaluate")
+    if not isinstance(attacks, dict):
+        raise KitError("attacks is a mapping from names to attacks, such as {'PGD': attacks.read(...)}")
+    for name, most in limits.items():
+        check_whole(f"limits: {name}", most, 1)
+        choose(name, attacks, "attack")
     for name, attack in attacks.items():
+        check_run(attack, batch_size, seed)
         if attack.targeted:
             raise KitError(f"'{name}' is targeted, but accuracy is judged by attacks that lead away from the true "
                            "label; run it with `attacks.run` and the targets")
     clean = run(Clean(), model, images, labels, batch_size=batch_size, keep_images=False).predictions
-    limits = limits or {}
     attacked = {
         name: run(attack, model, images[: limits.get(name)], labels[: limits.get(name)],
                   batch_size=batch_size, seed=seed, progress=progress)

@@ -22,7 +22,7 @@ from kitlib.attacks.base import logits_of, loss_of
 from kitlib.attacks.driver import in_batches, input_gradients
 from kitlib.base.settings import KitError
 from kitlib.evaluation.accuracy import Accuracy
-from kitlib.models import Normalisation, in_float32, predict_logits
+from kitlib.models import Normalisation, copy_weights, in_float32, pixels_to_logits, predict_logits
 
 BATCH = 128
 BOX = (0.0, 1.0)
@@ -36,7 +36,7 @@ def direction(model, images, labels, *, towards: bool = False, training: bool = 
     towards: of the negated loss, as a targeted attack on `labels` follows it. training: the model is called in
     training mode; what that changes in it (batch-norm statistics, random generators) is put back.
     """
-    model = in_float32(model)
+    model = pixels_to_logits(model, images)
     with unchanged(model):
         gradients = input_gradients(model, functools.partial(loss_of, "ce"), images, labels, targeted=towards,
                                     training=training, batch_size=BATCH)
@@ -206,7 +206,7 @@ def re_estimated(model, images) -> keras.Model:
     Dropout is off while they are taken. Raises KitError for a model without batch norm.
     """
     copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
+    copy_weights(model, copy)
     norms = _kinds(copy, keras.layers.BatchNormalization)
     if not norms:
         raise KitError(f"the model '{model.name}' has no batch norm, so it has no statistics to estimate again")

@@ -12,11 +12,12 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 import keras
+import numpy as np
 import pydantic
 import tensorflow as tf
 
 from kitlib.base.settings import KitError, Settings, first_line, read_named
-from kitlib.models import exact_float32, in_float32
+from kitlib.models import exact_float32, in_float32, pixels_to_logits
 from kitlib.models.wiring import image_shape
 
 
@@ -217,6 +218,8 @@ def _around(model: keras.Model, defence: Defence, draws: int, **how) -> keras.Mo
         raise KitError(f"{defence} does not go with images of {' x '.join(map(str, shape))}: "
                        f"{first_line(error)}") from None
     pixels = keras.Input(shape, name="pixels")
+    if None not in shape:
+        model = pixels_to_logits(model, np.zeros((1, *shape), np.float32))
     logits = model(_Prepared(defence, draws, **how)(pixels))
     if draws > 1:       # they lie draw by draw
         logits = keras.ops.mean(keras.ops.reshape(logits, (draws, -1, logits.shape[-1])), axis=0)

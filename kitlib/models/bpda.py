@@ -6,6 +6,8 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
+from kitlib.models.wiring import is_wired
+
 
 class Averaged(keras.Model):
     """Mean logits over several passes of a model that is random (expectation over transformation).
@@ -53,7 +55,7 @@ def straight_through(model: keras.Model, images: np.ndarray) -> tuple[keras.Mode
 def _rewired(model, through):
     """The same steps, called through `through`; nested models too."""
     def call(step, *inputs, **named):
-        if getattr(step, "layers", None) and hasattr(step, "inputs"):
+        if is_wired(step):
             return _rewired(step, through)(*inputs)
         return through(step, *inputs, **named)
 
@@ -67,8 +69,8 @@ def _rewired(model, through):
 
 def _leaves(model) -> list:
     """Its layers, those of nested models, and, in a graph, the functions of keras.ops."""
-    steps = getattr(model, "operations", None) or getattr(model, "layers", None)
-    return [leaf for step in steps for leaf in _leaves(step)] if steps else [model]
+    steps = (getattr(model, "operations", None) or model.layers) if is_wired(model) else ()
+    return [leaf for step in steps for leaf in _leaves(step)] or [model]
 
 
 def _blocks(step, images) -> bool:

@@ -10,6 +10,7 @@ from keras import layers
 from kitlib.base.settings import KitError, first_line
 from kitlib.base.setup import KERAS, POLICY, keras_settings, set_keras
 from kitlib.models.traces import trace_of
+from kitlib.models.wiring import check_is_keras
 
 NARROW = ("float16", "bfloat16")
 
@@ -20,8 +21,8 @@ def in_float32(model):
     Judging in bfloat16 moves accuracy; a model trained in mixed precision is judged as it would be deployed.
     Raises KitError for a mixed-precision model that Keras cannot rebuild.
     """
-    parts = model._flatten_layers() if hasattr(model, "_flatten_layers") else []
-    if all(part.compute_dtype in ("float32", None) for part in parts):
+    check_is_keras(model)
+    if all(part.compute_dtype in ("float32", None) for part in model._flatten_layers()):
         return model
     twin = trace_of(model, "in float32", lambda: _clone(model))
     copy_weights(model, twin)
@@ -76,7 +77,12 @@ def _is_narrow(policy) -> bool:
 
 def copy_weights(source: keras.Model, copy: keras.Model) -> None:
     """Give `copy` the weights of `source`, whose layers it has. Keras's Normalization computes with numbers that it
-    makes of its weights, and only where it is told to."""
+    makes of its weights, and only where it is told to. Raises KitError where Keras has left a class's `call` out."""
+    calls, copied = ([type(part).call for part in each._flatten_layers() if isinstance(part, keras.Model)]
+                     for each in (source, copy))
+    if calls != copied:
+        raise KitError("Keras cannot copy a model whose class has a `call` of its own around its layers: put what it "
+                       "does into a layer, or build it in float32 and train it with precision: float32")
     copy.set_weights(source.get_weights())
     for layer in copy._flatten_layers():
         if isinstance(layer, layers.Normalization):

@@ -12,14 +12,21 @@ from kitlib.models.precision import exact_float32, in_float32
 from kitlib.models.reading import NOT_FINITE, PROBES, pixels_to_logits
 from kitlib.models.traces import trace_of
 
+MOST = 16       # where an attack forgets the box, pixels get beyond 1, but not to where whole numbers of 8 bits are
+
 
 @exact_float32()
 def predict_logits(model: keras.Model, images, batch_size: int = 256) -> np.ndarray:
     """Float32 logits, N x classes, in inference mode, batch by batch; a mixed-precision model is asked in float32.
 
     images: N x H x W x C pixels (float32, or uint8 which is divided by 255).
-    Raises KitError where any logit is no finite number: the class of the largest would mean nothing.
+    Raises KitError for values that are no pixels, and where any logit is no finite number: the class of the largest
+    would mean nothing.
     """
+    images = np.asarray(images)
+    if images.dtype != np.uint8 and (not np.issubdtype(images.dtype, np.floating) or np.max(images, initial=0) > MOST):
+        raise KitError("images must be floats in [0, 1] or uint8, not "
+                       f"{images.dtype} up to {np.max(images):.4g}; divide by 255")
     ready = pixels_to_logits(model, as_pixels(images[:PROBES]).numpy()) if len(images) else in_float32(model)
     forward = _compiled_forward(ready, tuple(images.shape[1:]))
     batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))

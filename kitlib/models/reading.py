@@ -1,6 +1,7 @@
 """What anybody's Keras model takes and returns, found out once; and that model from pixels to logits."""
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import Literal
 
@@ -19,7 +20,6 @@ from kitlib.models.wiring import (
     image_shape,
     is_graph,
     is_operation,
-    is_wired,
     last_of_all,
     last_step,
 )
@@ -75,11 +75,12 @@ def prepare(model: keras.Model, images: np.ndarray, input_range: tuple[float, fl
     Raises KitError where something is neither given nor certain, and for a model that takes other images.
     """
     model = in_float32(model)
-    one, channels_last = with_one_output(model, head), images.shape[1:]
-    one = _channels_last(one, channels_last)
+    one = _channels_last(with_one_output(model, head), images.shape[1:])
     ready, takes = _taking_pixels(one, images, input_range, normalisation)
     found, kind, recovered, returns = _returning_logits(ready, images[:PROBES], output)
-    return Target(in_float32(found), one, takes, returns, kind, recovered)
+    # What was found out, or given, is not read again where it is attacked.
+    found = _continued(found, layers.Identity()) if found is one else found
+    return Target(_marked(in_float32(found), model), one, takes, returns, kind, recovered)
 
 
 def pixels_to_logits(model, images: np.ndarray, labels: np.ndarray | None = None,
@@ -93,29 +94,57 @@ def pixels_to_logits(model, images: np.ndarray, labels: np.ndarray | None = None
     Raises KitError for a model that takes other images, and where it does clearly better in another range.
     """
     model = in_float32(model)
-    wired = is_wired(model) and len(getattr(model, "inputs", None) or ()) == 1
-    if not wired or "_kitlib_ready" in model.__dict__:
+    if not getattr(model, "inputs", None) or "_kitlib_ready" in model.__dict__:
         return model
-    shape, some = tuple(images.shape[1:]), images[:PROBES]
+    some, ends = images[:PROBES], _ends(input_range)
 
     def understood():
-        one = _channels_last(with_one_output(model, None), shape)
-        if len(one.output_shape) != 2:
-            return one, True
-        try:
-            told = input_range or own_range(one, some, certain=True)[0]
-        except KitError:
-            told = None
-        ready = one if told in (None, (0.0, 1.0)) else _scaled(one, shape, told)
-        ready = _returning_logits(ready, some, None, lenient=True)[0]
-        if ready is not model:
-            ready.__dict__["_kitlib_ready"] = True
-        return ready, told is not None
+        ready, told = _as_told(model, some, ends)
+        if len(ready.output_shape) == 2:
+            ready = _returning_logits(ready, some, None, lenient=True)[0]
+        return _marked(ready, model), told
 
-    ready, told = trace_of(model, ("pixels to logits", shape, input_range), understood)
+    ready, told = trace_of(model, ("pixels to logits", images.shape[1:], ends), understood)
     if labels is not None and not told:
         refuse_a_better_reading(ready, images, labels)
     return ready
+
+
+def taking_pixels(model, images: np.ndarray, labels: np.ndarray,
+                  input_range: tuple[float, float] | None = None) -> keras.Model:
+    """The same of what it takes alone, for training: what it returns stays as it is."""
+    ready, told = _as_told(model, images, _ends(input_range))
+    if not told:
+        refuse_a_better_reading(ready, images, labels)
+    return ready
+
+
+def _as_told(model, images, ends: tuple[float, float] | None) -> tuple[keras.Model, bool]:
+    """The model from pixels, channels last, to its only output; and whether anything tells what it takes."""
+    one, told = _channels_last(with_one_output(model), images.shape[1:]), ends
+    with contextlib.suppress(KitError):
+        told = told or own_range(one, images, certain=True)[0]
+    ready = one if told in (None, (0.0, 1.0)) else _scaled(one, images.shape[1:], told)
+    return ready, bool(told) or len(one.output_shape) != 2
+
+
+def _marked(ready, model) -> keras.Model:
+    """`ready`, known as pixels to logits from now on; the given model itself bears no mark."""
+    if ready is not model:
+        ready.__dict__["_kitlib_ready"] = True
+    return ready
+
+
+def _ends(input_range) -> tuple[float, float] | None:
+    if input_range is None:
+        return None
+    try:
+        low, high = map(float, input_range)
+    except (TypeError, ValueError):
+        raise KitError(f"an input range is two numbers, such as (0, 255), not {input_range!r}") from None
+    if not -np.inf < low < high < np.inf:
+        raise KitError(f"the input range goes from the value of black to that of white, not from {low:g} to {high:g}")
+    return low, high
 
 
 # --- which output, and which order of channels
@@ -177,9 +206,7 @@ def _taking_pixels(model, images, input_range, normalisation) -> tuple[keras.Mod
         input_range, why = own_range(model, images)
     else:
         why = "as given"
-    low, high = input_range or (0.0, 1.0)
-    if not low < high:
-        raise KitError(f"the input range goes from the value of black to that of white, not from {low:g} to {high:g}")
+    low, high = _ends(input_range) or (0.0, 1.0)
     takes = f"values from {low:g} to {high:g}"
     if normalisation is not None:
         takes += f", then less mean {normalisation.mean} over std {normalisation.std}"
@@ -233,6 +260,8 @@ def _returning_logits(model, images, declared: Output | None,
         if activation.startswith("log"):
             return (found, "log_probabilities", True,
                     f"logarithms of probabilities: its last steps, {activation}, were taken off")
+        if looks_like_probabilities(outputs_for(found, images, finite=not lenient)):    # a softmax of a softmax
+            return _returning_logits(found, images, declared, lenient)
         return found, "probabilities", True, f"probabilities: its last step, {activation}, was taken off"
     if looks_like_probabilities(outputs):
         return (_log_of(model), "probabilities", False,
@@ -294,16 +323,16 @@ def _before_activation(last, fed):
     if isinstance(last, (layers.Softmax, layers.Activation)) or is_operation(last, "Softmax", "Sigmoid"):
         return fed, name
     try:
-        return _WithoutActivation(last)(fed), name
+        return WithoutActivation(last)(fed), name
     except Exception:  # a layer of somebody's own may not let its activation be set, and raise anything
         return None, None
 
 
-class _WithoutActivation(layers.Layer):
+class WithoutActivation(layers.Layer):
     """A layer up to its activation, with the very weights of that layer."""
 
     def __init__(self, layer: layers.Layer):
-        super().__init__(name=f"{layer.name}_before_activation", dtype=layer.dtype_policy)
+        super().__init__(name=f"{layer.name}_before_activation", dtype=layer.compute_dtype)
         self.layer = layer
 
     def call(self, inputs):
@@ -318,7 +347,7 @@ def _two_columns(model) -> keras.Model:
     """A single number z, the logit of class 1, as the two logits (0, z)."""
     if model.output_shape[-1] != 1:
         return model
-    return _continued(model, lambda z: keras.ops.concatenate([keras.ops.zeros_like(z), z], axis=-1))
+    return _continued(model, lambda z: layers.Concatenate()([layers.Rescaling(0.0)(z), z]))
 
 
 def _log_of(model) -> keras.Model:

@@ -12,13 +12,24 @@ LOGITS_NEEDED = "logits are needed: remove the last activation (and train with f
 PROBABILITIES = ("softmax", "sigmoid")
 
 
+def check_is_keras(model) -> None:
+    """Raises KitError for what is no model, such as a file's name or a function."""
+    if not isinstance(model, layers.Layer):
+        raise KitError(f"a Keras model is needed, not {type(model).__name__}: keras.models.load_model opens a file; a "
+                       "function goes into the `call` of a keras.Model")
+
+
 def image_shape(model) -> tuple:
     """Height, width and channels of the images that a model takes; None where it takes any. KitError for others."""
+    check_is_keras(model)
     shape = getattr(model, "input_shape", None)
     if shape is None:
         raise KitError(f"which images the model takes cannot be told; {WRAP}")
     if not isinstance(shape, tuple) or len(shape) != 4:
         raise KitError(f"the model must take one batch of images, N x H x W x C, but its input is {shape}")
+    if not keras.backend.is_float_dtype(taken := model.inputs[0].dtype):
+        raise KitError(f"the model takes {taken}, in which pixels from 0 to 1 would all be 0 or 1, and nothing has a "
+                       "gradient: give it an input of floats in that range")
     return shape[1:]
 
 
@@ -27,15 +38,9 @@ def outputs_of(model) -> int:
     shape = model.output_shape
     if not isinstance(shape, tuple) or len(shape) != 2 or shape[1] is None:
         raise KitError("the model must return one row of numbers an image, one a class, but its output is "
-                       f"{shape}; of several outputs choose one: keras.Model(model.inputs, model.output[...])")
+                       f"{shape}: flatten it (layers.Flatten), or of several outputs choose one: "
+                       "keras.Model(model.inputs, model.output[...])")
     return max(2, shape[-1])
-
-
-def check_takes(model, shape: tuple) -> None:
-    """Raises KitError where the model does not take images of this height, width and channels."""
-    expected = image_shape(model)
-    if any(wanted not in (None, given) for wanted, given in zip(expected, shape, strict=True)):
-        raise KitError(f"the model takes images of {expected}, but those given are {tuple(shape)}")
 
 
 def refuse_probabilities(model) -> None:
@@ -56,8 +61,9 @@ def activation_of(step) -> str | None:
 
 
 def is_wired(step) -> bool:
-    """Whether it is a model whose steps can be seen, and not code."""
-    return isinstance(step, keras.Sequential) or hasattr(step, "operations")
+    """Whether it is a model whose steps can be seen, and not code, such as a `call` of its own around them."""
+    of_keras = getattr(getattr(type(step), "call", None), "__module__", "").startswith("keras.")
+    return of_keras and (isinstance(step, keras.Sequential) or hasattr(step, "operations"))
 
 
 def is_graph(step) -> bool:

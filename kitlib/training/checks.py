@@ -1,23 +1,27 @@
 """What a training refuses before an epoch is spent, said clearly; and a network that takes pixels."""
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 
 from kitlib import models
 from kitlib.base.settings import KitError
 from kitlib.data import Dataset
-from kitlib.models.ranges import own_range
-from kitlib.models.reading import looks_like_probabilities
-from kitlib.models.wiring import LOGITS_NEEDED, check_takes, is_graph, outputs_of, refuse_probabilities
+from kitlib.models.reading import looks_like_probabilities, outputs_for
+from kitlib.models.wiring import LOGITS_NEEDED, outputs_of, refuse_probabilities
 from kitlib.training.settings import TrainingSettings
 
 LOOKED_AT = 4       # training images that a network is asked for
+READ = 64           # and those by which the range of values is read that it takes
 # Keras's callbacks that do what kitlib does itself, and what to use.
 _OURS = {
     "BackupAndRestore": "a training goes on from the checkpoint in its `folder` by itself",
     "ModelCheckpoint": "the setting `keep` says which epoch is kept, and models.save writes it",
+    "SwapEMAWeights": "no method here keeps averages of its weights",
 }
+_OF_THE_RATE = (keras.callbacks.ReduceLROnPlateau, keras.callbacks.LearningRateScheduler)
 
 
 def class_counts(dataset: Dataset) -> np.ndarray:
@@ -63,20 +67,13 @@ def check(model, dataset: Dataset, settings: TrainingSettings, baseline, replica
 
 
 def _check_network(model, dataset: Dataset, what: str) -> None:
-    check_takes(model, dataset.images.shape[1:])
     outputs_of(model)
     refuse_probabilities(model)
-    _refuse_hidden_probabilities(model, dataset)
-    if model.output_shape[-1] != len(dataset.class_names):
-        raise KitError(f"{what} knows {model.output_shape[-1]} classes, data '{dataset.name}' has "
-                       f"{len(dataset.class_names)}")
-
-
-def _refuse_hidden_probabilities(model, dataset: Dataset) -> None:
-    """A softmax in code, or behind other layers, shows in what comes out."""
-    outputs = np.asarray(model(_some(dataset), training=False), np.float32)
-    if looks_like_probabilities(outputs):
+    if looks_like_probabilities(outputs_for(model, _some(dataset), finite=False)):      # in code, or behind layers
         raise KitError(f"the model's outputs are not negative and sum to one: probabilities; {LOGITS_NEEDED}")
+    if model.output_shape[-1] != len(dataset.class_names) or model.output_shape[-1] < 2:
+        raise KitError(f"{what} knows {model.output_shape[-1]} classes, data '{dataset.name}' has "
+                       f"{len(dataset.class_names)}: it takes one logit a class, of two classes or more")
 
 
 def _refuse_own_losses(model, dataset: Dataset) -> None:
@@ -92,13 +89,15 @@ def _refuse_own_losses(model, dataset: Dataset) -> None:
 
 
 def _refuse_callbacks(callbacks, settings: TrainingSettings) -> None:
+    if not isinstance(callbacks, Sequence) or not all(isinstance(c, keras.callbacks.Callback) for c in callbacks):
+        raise KitError(f"callbacks is a list of keras.callbacks.Callback objects, not {callbacks!r:.80}")
     for callback in callbacks:
         name = type(callback).__name__
         if name in _OURS and isinstance(callback, getattr(keras.callbacks, name)):
             raise KitError(f"the callback {name} does not go with kitlib's training: {_OURS[name]}")
-        if isinstance(callback, keras.callbacks.ReduceLROnPlateau) and settings.schedule != "constant":
-            raise KitError(f"ReduceLROnPlateau needs `schedule: constant`, as the schedule '{settings.schedule}' sets "
-                           "the learning rate itself")
+        if isinstance(callback, _OF_THE_RATE) and settings.schedule != "constant":
+            raise KitError(f"{name} needs `schedule: constant`, as the schedule '{settings.schedule}' sets the "
+                           "learning rate itself")
         if isinstance(callback, keras.callbacks.EarlyStopping) and callback.restore_best_weights:
             raise KitError("EarlyStopping with restore_best_weights does not go with kitlib's training: leave that "
                            "out, and use the settings `keep: best` and `patience`")
@@ -108,17 +107,10 @@ def _some(dataset: Dataset) -> np.ndarray:
     return dataset.images[dataset.split["train"][:LOOKED_AT]] / np.float32(255)
 
 
-def taking_pixels(model: keras.Model, dataset: Dataset) -> keras.Model:
-    """The model itself where its first layers take pixels in [0, 1] or say nothing; else one that scales pixels to the
-    range that they were made for, around the same layers."""
-    if not is_graph(model):
+def taking_pixels(model: keras.Model, dataset: Dataset, input_range=None) -> keras.Model:
+    """The model itself, or around the same layers one that takes pixels, as `models.taking_pixels` reads it."""
+    some = dataset.split["train"][:READ]
+    if not len(some):       # `check` says so
         return model
-    try:
-        (low, high), _ = own_range(model, dataset.pixels("train")[:64], certain=True)
-    except KitError:
-        return model
-    if (low, high) == (0.0, 1.0):
-        return model
-    pixels = keras.Input(dataset.images.shape[1:], name="pixels")
-    scaled = keras.layers.Rescaling(high - low, low, name="to_input_range")(pixels)
-    return models.with_origin(keras.Model(pixels, model(scaled)), models.origin_of(model))
+    ready = models.taking_pixels(model, dataset.images[some] / np.float32(255), dataset.labels[some], input_range)
+    return ready if ready is model else models.with_origin(ready, models.origin_of(model))

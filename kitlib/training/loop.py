@@ -16,7 +16,7 @@ from kitlib import attacks, models
 from kitlib.base import code
 from kitlib.base.files import atomic_file, locked
 from kitlib.base.machine import choose_precision
-from kitlib.base.settings import KitError
+from kitlib.base.settings import KitError, first_line
 from kitlib.data import Dataset
 from kitlib.training.batches import Examples, training_batches, validation_batches
 from kitlib.training.checkpoint import State, fingerprint_of, folder_of, resumed
@@ -41,11 +41,12 @@ def train(
     progress: bool = True,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     strategy: tf.distribute.Strategy | None = None,
+    input_range: tuple[float, float] | None = None,
 ) -> dict[str, list]:
     """Train `model` in place on the data set's "train" part; it ends up with the weights to keep.
 
     model: float32 Keras model, pixels in, logits out; it stays float32 whatever the precision. One whose first layers
-        take another range, such as EfficientNet's 0 to 255, is given that.
+        take another range, such as EfficientNet's 0 to 255, is given that, as `attacks.run` does.
     folder: each training gets a folder of its own in there, named after what decides its outcome (settings,
         seed, data, network, baseline, the kit's code; of the first weights the seed or file that kitlib.models made
         them from, or the training before, so train two models of your own with the same layers in two folders), and
@@ -59,19 +60,22 @@ def train(
         Where one sets `stop_training`, `model` gets the weights of the last whole epoch, and a later call with a model
         of the same first weights goes on from there.
     strategy: None takes all GPUs of this machine (batch_size is the global batch).
+    input_range: the values that 0 and 1 in pixels have for the model, where its layers do not tell.
 
     Returns the history, lists with one entry an epoch: epoch, loss, accuracy and adversarial_accuracy
     (of the training batches, where the method has them), val_loss, val_accuracy, robust_accuracy and
     catastrophic_overfitting (with a robust check), learning_rate, seconds, precision, kept (true for
     the epoch whose weights `model` now has). Accuracies are fractions.
 
-    Raises KitError for data that cannot be trained on, a model that is not in float32, that returns probabilities, has
-    nothing to train or losses of its own (such as regularisers), a damaged checkpoint, a loss that is no longer a
-    number, a full disk; what was on disk before is still there.
+    Raises KitError for data or callbacks that do not go, a model that is not in float32, returns probabilities, does
+    clearly better in another range, has nothing to train or losses of its own (such as regularisers), a damaged
+    checkpoint, a loss that is no longer a number, a full disk; what was on disk before is still there.
     """
     strategy, given = strategy or _all_gpus(), model
+    model = taking_pixels(model, dataset, input_range)
+    if settings.needs_baseline and baseline is not None:
+        baseline = taking_pixels(baseline, dataset)
     check(model, dataset, settings, baseline, strategy.num_replicas_in_sync, callbacks)
-    model = taking_pixels(model, dataset)
     if settings.deterministic:
         keras.utils.set_random_seed(seed)  # determinism refuses unseeded random operations
         tf.config.experimental.enable_op_determinism()
@@ -131,12 +135,17 @@ class _Job:
         self._announce(steps, strategy)
         first = len(self.state.epochs)
         if not _stops(self.state.epochs, self.settings):
-            training.fit(
-                training_batches(examples, self.settings.batch_size, self.settings.augmentation, self.seed, first),
-                shuffle=False, steps_per_epoch=steps, initial_epoch=first, epochs=self.settings.epochs,
-                validation_data=self._validation(), callbacks=[_EndOfEpoch(self), *callbacks],
-                verbose=1 if self.progress and sys.stdout.isatty() else 0,
-            )
+            batches = training_batches(examples, self.settings.batch_size, self.settings.augmentation, self.seed, first)
+            try:
+                training.fit(
+                    batches, shuffle=False, steps_per_epoch=steps, initial_epoch=first, epochs=self.settings.epochs,
+                    validation_data=self._validation(), callbacks=[_EndOfEpoch(self), *callbacks],
+                    verbose=1 if self.progress and sys.stdout.isatty() else 0)
+            except Exception as error:
+                if type(error).__module__.split(".")[0] not in ("builtins", "keras", "tensorflow"):    # somebody's own
+                    raise
+                raise KitError(f"training stopped in epoch {len(self.state.epochs) + 1}, in a layer or a callback: "
+                               f"{first_line(error)}") from error
         self._finish(training)
 
     def _prepared(self, strategy, steps: int, baseline) -> Training:
