@@ -6,6 +6,7 @@ import tensorflow as tf
 from kitlib import attacks
 from kitlib.attacks import base, gradient, minimal, square
 from kitlib.attacks.base import draw, initial_state, keep_done, loss_of, margin, mark_done, seed_tensor
+from kitlib.base.settings import KitError
 
 LOGITS = np.array([[3.0, 1.0, 0.0, -1.0], [1.0, 4.0, 2.0, 2.5], [0.0, 1.0, 5.0, 3.0]], np.float32)
 LABELS = np.array([0, 2, 2], np.int32)
@@ -323,3 +324,14 @@ def test_a_summary_counts_distances_of_successes_only():
     assert (summary["accuracy"], summary["success"], summary["count"]) == (0.5, 0.5, 4)
     assert (summary["mean_l2"], summary["mean_linf"]) == near(1.5, 0.2)
     assert attacks.worst_case([found, found]).tolist() == [True, False, False, True]
+
+
+def test_pixels_that_rounding_has_put_outside_the_box_are_put_back(trained_model, images, labels):
+    """As of floats that a mean and a standard deviation were taken off and put back to."""
+    moved = images[:8] + np.float32(3e-8) * np.where(images[:8] > 0.5, 1, -1).astype(np.float32)
+    assert moved.min() < 0
+    for attack in ({"name": "fgsm", "eps": 0}, {"name": "pgd", "eps": 0.1, "steps": 2}):
+        found = attacks.run(attacks.read(attack), trained_model, moved, labels[:8]).images
+        assert found.min() >= 0 and found.max() <= 1
+    with pytest.raises(KitError, match="must lie in"):
+        attacks.run(attacks.read({"name": "fgsm", "eps": 0}), trained_model, images[:8] - 1e-4, labels[:8])

@@ -159,6 +159,13 @@ def test_wrong_classes_are_refused(saved):
     assert "of 9 there is none" in about["data"]
 
 
+def test_pixels_that_rounding_has_put_beyond_white_and_black_are_put_back(tmp_path):
+    images = np.linspace(-5e-7, 1 + 5e-7, 3 * 64, dtype=np.float32).reshape(3, 8, 8, 1)
+    np.savez(tmp_path / "mine.npz", images=images, labels=np.arange(3))
+    found = judged_data.read(str(tmp_path / "mine.npz"), DataRequest((8, 8, 1), 3)).images
+    assert found.min() == 0 and found.max() == 1 and (found == np.clip(images, 0, 1)).all()
+
+
 def test_names_of_bytes_and_a_capital_extension(tmp_path):
     np.savez(tmp_path / "mine.npz", images=some_images(3), labels=np.arange(3), class_names=["é".encode(), b"b", b"c"])
     (tmp_path / "mine.npz").rename(tmp_path / "MINE.NPZ")

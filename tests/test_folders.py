@@ -60,8 +60,10 @@ def animation(path, level):
     saved(path.with_suffix(".gif"), grey(level), save_all=True, append_images=[grey(255 - level)])
 
 
-def pages(path, level):
-    saved(path.with_suffix(".tif"), grey(level), save_all=True, append_images=[grey(255 - level)])
+def pages(dtype=np.uint8):
+    def make(path, level):
+        saved(path.with_suffix(".tif"), grey(level, dtype), save_all=True, append_images=[grey(255 - level, dtype)])
+    return make
 
 
 def png_called(name):
@@ -281,7 +283,9 @@ BAD = {
     "floats without end": (of(not_finite), {"window": (0, 1)}, "0.tif: it holds values that are no finite numbers"),
     "floats, unstated": (of(hounsfield), {}, "32-bit numbers .* or state which values .*--intensity LOW,HIGH"),
     "a window for 8 bits": (of(png), {"window": (0, 4095)}, "nothing to apply a window to"),
-    "pages": (of(pages), {}, "0.tif: it holds 2 frames"),
+    "pages": (of(pages()), {}, "0.tif: it holds 2 frames"),
+    "pages of 16 bits": (of(pages(np.uint16)), {"window": (0, 255)}, "0.tif: it holds 2 frames"),
+    "pages of floats": (of(pages(np.float32)), {"window": (0, 255)}, "0.tif: it holds 2 frames"),
     "DICOM without a window": (of(dicom(bits=12)), {}, "DICOM of 12 bits without a linear window.*--intensity"),
     "DICOM with a curve": (of(dicom(bits=12, VOILUTFunction="SIGMOID", WindowCenter=9, WindowWidth=9)), {},
                            "without a linear window"),

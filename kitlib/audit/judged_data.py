@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from kitlib import data
+from kitlib.attacks.checks import in_the_box
 from kitlib.audit import folder
 from kitlib.base.files import read_arrays
 from kitlib.base.settings import KitError, first_few
@@ -179,10 +180,11 @@ def _images(images: np.ndarray, where: str) -> np.ndarray:
         return images.astype(np.float32) / np.float32(255)
     if not np.issubdtype(images.dtype, np.number) or np.issubdtype(images.dtype, np.complexfloating):
         raise KitError(f"{where}: pixels must be numbers, not {images.dtype}")
-    if not np.issubdtype(images.dtype, np.floating) or not (images.min() >= 0 and images.max() <= 1):
+    boxed = in_the_box(images) if np.issubdtype(images.dtype, np.floating) else None
+    if boxed is None:
         raise KitError(f"{where}: pixels must be whole numbers of 8 bits (uint8), or floats in [0, 1]; these are "
                        f"{images.dtype} from {images.min():.4g} to {images.max():.4g}")
-    return images.astype(np.float32)
+    return boxed
 
 
 def _labels(labels: np.ndarray, where: str) -> np.ndarray:

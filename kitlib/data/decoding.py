@@ -63,26 +63,20 @@ def decode(path: Path, channels: int, upright: bool, window: Window | None = Non
     if _is_dicom(data):
         return Decoded(_from_dicom(data, window), window is not None, None, digest)
     picture = _open(data)
-    if _is_deep(picture):
-        values = np.asarray(ImageOps.exif_transpose(picture) if upright else picture).astype(np.float32)
-        if window:
-            return Decoded(windowed(values, window), True, None, digest)
-        deepest = int(values.max())
-        if upright or picture.format not in KERAS_FORMATS:
-            return Decoded(((values.astype(np.uint32) + 128) // 257).astype(np.uint8), False, deepest, digest)
-        return Decoded(_with_tensorflow(data, channels), False, deepest, digest)
-    colours = _deep_colours(picture, data)
-    if window and (colours is not None or picture.mode in ("I", "F")):
-        values = np.asarray(picture if colours is None else colours, np.float32)
-        return Decoded(windowed(values, window), True, None, digest)
     as_keras = not upright and picture.format in KERAS_FORMATS
+    if not as_keras:
+        _refuse_frames(picture)
+    deep = _sixteen_bits(picture, data, upright)
+    if window and (deep is not None or picture.mode in ("I", "F")):
+        values = np.asarray(picture if deep is None else deep, np.float32)
+        return Decoded(windowed(values, window), True, None, digest)
     pixels = _with_tensorflow(data, channels) if as_keras else None
-    if pixels is None:
-        if not as_keras:
-            _refuse_frames(picture)
+    if pixels is None and deep is not None and deep.ndim == 2:
+        pixels = ((deep.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    elif pixels is None:
         turned = ImageOps.exif_transpose(picture) if upright else picture
         pixels = np.asarray(_eight_bits(turned, over_black=upright))
-    return Decoded(pixels, False, None if colours is None else int(colours.max()), digest)
+    return Decoded(pixels, False, None if deep is None else int(deep.max()), digest)
 
 
 def size_of(path: Path, upright: bool) -> tuple[int, int] | None:
@@ -158,15 +152,15 @@ def _refuse_frames(picture) -> None:
         raise Unreadable(f"it holds {frames} frames: save each as a file of its own")
 
 
-def _is_deep(picture: Image.Image) -> bool:
-    """Whether it is grey of 16 bits. Pillow has room for 32 bits (mode I) where a PNG or PGM file has 16, and scales a
-    PGM's to the whole of these."""
-    return picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM"))
+def _sixteen_bits(picture: Image.Image, data: bytes, upright: bool) -> np.ndarray | None:
+    """The values of 16-bit grey, and of a PNG of 16 bits a colour, or of grey with transparency, which is left out;
+    else None.
 
-
-def _deep_colours(picture: Image.Image, data: bytes) -> np.ndarray | None:
-    """The values of a PNG of 16 bits a colour, or of grey with transparency, which is left out; else None. Pillow keeps
-    the upper 8 bits alone."""
+    Pillow has room for 32 bits (mode I) where a PNG or PGM file has 16, and scales a PGM's to the whole of these; of
+    colours it keeps the upper 8 bits alone.
+    """
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM")):
+        return np.asarray(ImageOps.exif_transpose(picture) if upright else picture)
     if picture.format != "PNG" or picture.mode not in ("RGB", "RGBA", "LA") or data[PNG_DEPTH] != 16:
         return None
     import tensorflow as tf  # slow to import
