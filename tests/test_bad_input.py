@@ -8,6 +8,8 @@ import json
 import os
 import pickle
 import re
+import shlex
+import signal
 import subprocess
 import sys
 import tarfile
@@ -372,6 +374,9 @@ BAD_COMMANDS = {
     "aggregate before the runs": ("aggregate digits_seeds", "no run of sweep 'digits_seeds' is finished"),
     "audit without a model": ("audit", "give either a model's file or --run"),
     "audit of a missing model": ("audit nowhere.keras nowhere", "nowhere"),
+    "audit with a negative eps": ("audit m.keras --eps -8/255", "epsilon must be zero or more"),
+    "an argument that is empty": ("audit m.keras --data ''", "one of the arguments is empty"),
+    "a name that is too long": (f"reproduce {300 * 'x'}.yaml", "File name too long"),
 }
 
 
@@ -379,7 +384,7 @@ BAD_COMMANDS = {
 def test_a_bad_command_says_why_and_writes_nothing(case, tmp_path, monkeypatch, capsys):
     words, message = BAD_COMMANDS[case]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["kitlib", *words.split()])
+    monkeypatch.setattr(sys, "argv", ["kitlib", *shlex.split(words)])
     try:
         status = command_line.main()
     except SystemExit as end:  # argparse's way
@@ -402,6 +407,33 @@ def test_a_folder_of_runs_that_cannot_be_written_is_named(tmp_path, monkeypatch,
     monkeypatch.setattr(sys, "argv", ["kitlib", "reproduce", "digits_fgsm", "--profile", "smoke"])
     assert command_line.main() == 2
     assert f"error: {tmp_path / 'file'} cannot be written" in capsys.readouterr().err
+
+
+def test_a_folder_of_runs_that_is_a_link_to_itself_is_named(tmp_path, monkeypatch, capsys):
+    (tmp_path / "loop").symlink_to("loop")
+    monkeypatch.setenv("KITLIB_RUNS", str(tmp_path / "loop"))
+    monkeypatch.setattr(sys, "argv", ["kitlib", "reproduce", "digits_fgsm", "--profile", "smoke"])
+    assert command_line.main() == 2
+    assert f"error: {tmp_path / 'loop'} cannot be written" in capsys.readouterr().err
+
+
+def test_a_reader_that_is_gone_gets_no_complaint(monkeypatch, capfd):
+    reader, writer = os.pipe()
+    os.close(reader)
+    monkeypatch.setattr(sys, "stdout", os.fdopen(writer, "w"))
+    monkeypatch.setattr(sys, "argv", ["kitlib", "status"])
+    assert command_line.main() == 128 + signal.SIGPIPE
+    sys.stdout.close()      # what it still holds goes nowhere
+    assert "error" not in capfd.readouterr().err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has it")
+def test_a_full_disk_behind_the_output_is_said(monkeypatch, capfd):
+    monkeypatch.setattr(sys, "stdout", open("/dev/full", "w"))
+    monkeypatch.setattr(sys, "argv", ["kitlib", "status"])
+    assert command_line.main() == 2
+    sys.stdout.close()
+    assert "No space left on device" in capfd.readouterr().err
 
 
 # Safety: no pickle, no code, nothing outside its folder
