@@ -204,13 +204,14 @@ def worst(figures: Path, words: str) -> str:
     """The worst case of a published model, NAME/MODEL, by its audit; without one by its record, and then that no
     targeted attack is in it."""
     row = _worst_case(figures, *words.split("/"))
-    return f"at most {row['worst case']} ({row['attacks']})"
+    return f"at most {_accuracy(row['worst case'].model_dump())} ({row['attacks']})"
 
 
 def worsts(figures: Path, _: str) -> str:
     """The worst case of every published defended model."""
     names = sorted(path.parent.name for path in figures.glob("[!.]*/results.json"))
-    return _table([{"model": f"`{name}/defended`", **_worst_case(figures, name, "defended")} for name in names])
+    rows = [{"model": f"`{name}/defended`", **_worst_case(figures, name, "defended")} for name in names]
+    return _table([row | {"worst case": cell(row["worst case"])} for row in rows])
 
 
 def _worst_case(figures: Path, name: str, model: str) -> dict:
@@ -218,13 +219,13 @@ def _worst_case(figures: Path, name: str, model: str) -> dict:
     if path.exists():
         found = audit.read(path)
         targeted = "" if any("targeted" in attack for attack in found.attacks) else "; no targeted attack"
-        return {"eps": format_epsilon(found.eps), "worst case": _accuracy(found.worst_case.model_dump()),
+        return {"eps": format_epsilon(found.eps), "worst case": found.worst_case,
                 "attacks": f"audit: {', '.join(found.attacks)}{targeted}", "verdict of the audit": found.verdict.kind}
     found = _read(figures, name)
     headline = found.experiment["evaluation"]["headline"]
     suite = Experiment.read(found.experiment, name).attacks
     return {"eps": format_epsilon(suite.as_defined[headline].eps),
-            "worst case": _accuracy(found.models[model].worst_case.model_dump()),
+            "worst case": found.models[model].worst_case,
             "attacks": f"no audit; {', '.join(suite.within(headline))}; no targeted attack, which may lower it",
             "verdict of the audit": ""}
 
