@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 from keras import layers
+from scipy.special import softmax
 from scipy.stats import binomtest
 
 from kitlib.base.settings import KitError
@@ -17,6 +18,7 @@ ASK_RANGE = ("give --input-range LOW,HIGH, the values that black and white have 
 RANGES = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))
 LOOKED_AT = 48      # images on which ranges are compared
 CLEARLY = 1e-3      # the largest probability of so many more right answers by chance
+SURE = 1.25         # times the share of each class by chance
 KNOWS = 0.25        # a model knows the classes where its accuracy is so far above naming the most frequent one
 
 # Layers that may stand before the one that scales the pixels: they keep the range of values (in inference mode).
@@ -59,10 +61,12 @@ def refuse_a_better_reading(model, images: np.ndarray, labels: np.ndarray) -> No
     some = np.linspace(0, len(images) - 1, min(LOOKED_AT, len(images))).astype(int)
     images, labels = images[some], np.asarray(labels)[some]
 
-    def right(values) -> np.ndarray:
-        return np.asarray(model(np.float32(values), training=False)).argmax(-1) == labels
+    def right(values) -> tuple[np.ndarray, bool]:
+        """Which are; and whether the model is sure of its answers, as one that was never trained is not."""
+        shares = softmax(np.asarray(model(np.float32(values), training=False), float), -1)
+        return shares.argmax(-1) == labels, shares.max(-1).mean() > SURE / shares.shape[-1]
 
-    as_pixels, guessing = right(images), np.bincount(labels).max() / len(labels)
+    as_pixels, guessing = right(images)[0], np.bincount(labels).max() / len(labels)
     if as_pixels.mean() >= max(0.5, guessing + KNOWS):
         return
     others = {"input_range=(0, 255)": 255 * images, "input_range=(-1, 1)": 2 * images - 1}
@@ -70,10 +74,11 @@ def refuse_a_better_reading(model, images: np.ndarray, labels: np.ndarray) -> No
         others["ImageNet's mean and std (normalise in a first layer)"] = IMAGENET.to_normalised(images)
         others["preprocess_input of keras.applications (BGR less its mean)"] = CAFFE.to_normalised(images)[..., ::-1]
     for what, values in others.items():
-        other = right(values)
+        other, sure = right(values)
         gained, lost = int((other & ~as_pixels).sum()), int((as_pixels & ~other).sum())
         # A model that has learnt nothing gives nearly all images one answer, so they do not count one by one.
-        if other.mean() > guessing + KNOWS and binomtest(gained, gained + lost, alternative="greater").pvalue < CLEARLY:
+        clearly = sure and other.mean() > guessing + KNOWS
+        if clearly and binomtest(gained, gained + lost, alternative="greater").pvalue < CLEARLY:
             raise KitError(f"of {len(images)} of the images the model gets {as_pixels.sum()} right on values from 0 "
                            f"to 1, and {other.sum()} with {what}: say which values it takes (input_range=(LOW, HIGH); "
                            "of an audit: --input-range), or put the scaling into a first layer")
