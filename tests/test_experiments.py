@@ -23,10 +23,6 @@ def test_every_experiment_reads_in_every_profile(name, profile):
     assert again == loaded
 
 
-def test_the_issue_s_experiments_are_there():
-    assert {"digits_fgsm", "phantom_ct", "lung_ct", *PAPER_A} <= set(experiment.names())
-
-
 @pytest.mark.parametrize("name", PAPER_A)
 def test_figures_of_paper_a(name):
     assert tuple(figure.paper for figure in experiment.load(name).paper_figures) == PAPER_A[name]

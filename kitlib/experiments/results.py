@@ -95,13 +95,8 @@ def model_results(evaluation: Evaluation, experiment: Experiment, class_names, t
 
 def measured_for(results: ModelResults, attack: str) -> Measured:
     """The measurement that an attack's name, "clean", "combined" or "worst case" stands for."""
-    if attack == "clean":
-        return results.clean
-    if attack == "combined":
-        return results.combined
-    if attack == "worst case":
-        return results.worst_case
-    return results.attacks[attack]
+    others = {"clean": results.clean, "combined": results.combined, "worst case": results.worst_case}
+    return (results.attacks | others)[attack]
 
 
 def judge_figure(figure: PaperFigure, results: dict[str, ModelResults], stands_in: bool, *, margin: float = 3.0,
