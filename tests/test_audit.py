@@ -148,6 +148,12 @@ def measured(model, digits_set, count=200, effort=TINY, **subject):
     return audit.Measurements(audit.Subject(target, images, labels, digits_set.class_names, **subject), effort)
 
 
+def measuring(model, images, labels, names="0123456789", effort=FEW, input_range=(0, 1), **subject):
+    """Measurements of any model, at EPS unless another is given."""
+    target = audit.prepare(model, images, input_range=input_range)
+    return audit.Measurements(audit.Subject(target, images, labels, tuple(names), **{"eps": EPS} | subject), effort)
+
+
 def outcome(name, measurements):
     check = next(each for each in audit.CHECKS if each.name == name)
     return check.function(measurements)
@@ -256,9 +262,7 @@ def test_chance_is_not_taken_for_an_attack():
     nearest.set_weights([400 * levels[None], -200 * levels**2])
     labels = np.arange(90) % 3
     images = np.tile(levels[labels][:, None, None, None], (1, 8, 8, 1))
-    subject = audit.Subject(audit.prepare(model, images, input_range=(0, 1)), images, labels, tuple("abc"), eps=1 / 255,
-                            train_images=images, train_labels=labels)
-    m = audit.Measurements(subject, FEW)
+    m = measuring(model, images, labels, "abc", eps=1 / 255, train_images=images, train_labels=labels)
     once = np.mean([models.predict_logits(m.model, images).argmax(1) == labels for _ in range(10)])
     assert m.random and 0.7 < once < 0.97
     assert m.clean.mean() == 1 and m.survivors.mean() > 0.97
@@ -271,9 +275,7 @@ def test_a_random_model_that_returns_no_numbers_is_refused():
     images = np.concatenate([np.full((40, 8, 8, 1), 0.5, np.float32), np.ones((2, 8, 8, 1), np.float32)])
     pixels = keras.Input((8, 8, 1))
     model = keras.Model(pixels, Jitters()(network()(pixels)) + keras.ops.log(1 - pixels[:, 0, 0]) * 0)
-    subject = audit.Subject(audit.prepare(model, images, input_range=(0, 1)), images, np.arange(42) % 10,
-                            tuple("0123456789"), eps=EPS)
-    m = audit.Measurements(subject, FEW)
+    m = measuring(model, images, np.arange(42) % 10)
     assert m.random
     with pytest.raises(KitError, match="for 2 of the 42 images .* NaN"):
         len(m.clean)
@@ -289,9 +291,9 @@ def test_cw_gets_away_from_black_and_white():
     """In tanh space such pixels are far from all others."""
     images = (some_images(40) < 0.5).astype(np.float32)
     model = network()
-    subject = audit.Subject(audit.prepare(model, images, input_range=(0, 1)), images,
-                            models.predict_logits(model, images).argmax(1), tuple("0123456789"), eps=EPS)
-    assert audit.Measurements(subject, TINY.model_copy(update={"cw_steps": 100})).carlini_wagner.found.all()
+    labels = models.predict_logits(model, images).argmax(1)
+    m = measuring(model, images, labels, effort=TINY.model_copy(update={"cw_steps": 100}))
+    assert m.carlini_wagner.found.all()
 
 
 def test_keras_dropout_left_on_is_seen_in_plain_calls(plain, digits_set):
@@ -317,10 +319,7 @@ def test_probabilities_instead_of_logits(plain, digits_set, softmax, scale, cast
 def test_an_attack_that_clips_wrongly():
     own = {"mine": ClipsWrongly(eps=EPS, steps=5), "dims": Dims(eps=EPS, steps=5)}
     model, images = softmax_net(scale=1.0), some_images(40)
-    target = audit.prepare(model, images, input_range=(0, 1))
-    labels = np.asarray(model(images)).argmax(1)
-    subject = audit.Subject(target, images, labels, tuple("0123456789"), eps=EPS, own_attacks=own)
-    found = audit.Measurements(subject, FEW)
+    found = measuring(model, images, np.asarray(model(images)).argmax(1), own_attacks=own)
     threat = outcome("threat_model", found)
     assert threat.outcome == "flag" and set(threat.values["outside"]) == {"mine", "dims"} and not threat.casts_doubt
     control = outcome("identity_control", found)
@@ -366,8 +365,7 @@ def test_the_usual_distance_is_not_that_of_twins_within_training(digits_set):
 
 def with_clean_model(images, labels, effort=FEW, **subject):
     """Measurements of an untrained model on digits, for checks that do not look at it."""
-    target = audit.prepare(network(), images, input_range=(0, 1))
-    return audit.Measurements(audit.Subject(target, images, labels, tuple("0123456789"), eps=EPS, **subject), effort)
+    return measuring(network(), images, labels, effort=effort, **subject)
 
 
 def test_a_comparison_with_a_model_that_learnt_nothing_tells_nothing():
@@ -385,9 +383,8 @@ def test_differences_are_judged_image_by_image():
 
 def test_a_random_model_has_no_control_with_eps_0():
     images = some_images(30)
-    target = audit.prepare(around(network(), after=DropoutLeftOn()), images, input_range=(0, 1))
-    subject = audit.Subject(target, images, np.arange(30) % 10, tuple("0123456789"), eps=EPS)
-    assert outcome("identity_control", audit.Measurements(subject, FEW)).outcome == "cannot tell"
+    m = measuring(around(network(), after=DropoutLeftOn()), images, np.arange(30) % 10)
+    assert outcome("identity_control", m).outcome == "cannot tell"
 
 
 def test_a_targeted_attack_cannot_be_the_claims_own():
@@ -415,8 +412,8 @@ def test_carried_over_examples_are_made_on_the_undefended_model(plain, digits_se
 
 def test_targets_are_the_likeliest_wrong_classes(plain, digits_set, monkeypatch):
     m, asked = measured(plain, digits_set, count=60, effort=FEW.model_copy(update={"targets": 2}), eps=0.02), []
-    among = m._among
-    monkeypatch.setattr(m, "_among", lambda which, attack, targets=None: (
+    among = m.attacked_among
+    monkeypatch.setattr(m, "attacked_among", lambda which, attack, targets=None: (
         asked.append(targets), among(which, attack, targets))[1])
     assert m.targeted is not None
     wrong = np.where(np.eye(10, dtype=bool)[m.labels], -np.inf, m.clean_logits)
@@ -514,9 +511,8 @@ def test_any_number_of_classes_grey_or_colour(classes, channels):
                               layers.Dense(classes)])
     images = np.random.default_rng(0).random((40, 8, 8, channels)).astype(np.float32)
     labels = models.predict_logits(model, images).argmax(1)         # so that it is right everywhere
-    target = audit.prepare(model, images)
-    subject = audit.Subject(target, images, labels, tuple(map(str, range(classes))), eps=0.1)
-    found = audit.run(audit.Measurements(subject, FEW), model="linear", data="noise")
+    m = measuring(model, images, labels, map(str, range(classes)), input_range=None, eps=0.1)
+    found = audit.run(m, model="linear", data="noise")
     assert len(found.record.checks) == 19 and found.record.clean.accuracy == 1
     assert found.check("new_images").outcome == "cannot tell"
     assert any("DLR" in name for name in found.measurements.suite) == (classes > 2)
@@ -526,8 +522,7 @@ def test_three_classes_get_the_dlr_loss():
     model = softmax_net(classes=3, scale=1.0)
     images = some_images()
     labels = np.asarray(model(images)).argmax(1)
-    subject = audit.Subject(audit.prepare(model, images, input_range=(0, 1)), images, labels, ("a", "b", "c"), eps=0.3)
-    m = audit.Measurements(subject, TINY.model_copy(update={"apgd_steps": 5}))
+    m = measuring(model, images, labels, "abc", eps=0.3)
     assert m.suite["APGD DLR"].loss == "dlr"
 
 
@@ -718,9 +713,8 @@ def test_images_that_are_all_alike_are_no_copies():
     labels = np.arange(240) % 2
 
     def asked(known):
-        subject = audit.Subject(audit.prepare(model, images), images[200:], labels[200:], ("a", "b"), eps=0.1,
-                                train_images=known, train_labels=labels[:len(known)])
-        return outcome("new_images", audit.Measurements(subject, FEW))
+        return outcome("new_images", measuring(model, images[200:], labels[200:], "ab", input_range=None,
+                                               train_images=known, train_labels=labels[:len(known)]))
 
     assert asked(images[:200]).outcome == "pass"
     assert asked(np.concatenate([images[:150], images[200:220] + np.float32(1 / 255)])).outcome == "flag"
@@ -779,8 +773,8 @@ def test_pictures_of_any_number_of_channels_are_drawn():
                               layers.Dense(3)])
     images = np.random.default_rng(0).random((20, 8, 8, channels)).astype(np.float32)
     labels = models.predict_logits(model, images).argmax(1)
-    subject = audit.Subject(audit.prepare(model, images), images, labels, ("a", "b", "c"), eps=0.2)
-    found = audit.run(audit.Measurements(subject, FEW), model="linear", data="noise")
+    m = measuring(model, images, labels, "abc", input_range=None, eps=0.2)
+    found = audit.run(m, model="linear", data="noise")
     pictures = found.pictures()
     assert set(pictures) == set(audit.PICTURES)
     for figure in pictures.values():

@@ -146,7 +146,7 @@ def test_a_killed_audit_goes_on_where_it_was(tmp_path, monkeypatch):
     def never(*_, **__):
         raise AssertionError("measured a second time")
 
-    monkeypatch.setattr(again, "_run", never)
+    monkeypatch.setattr(again, "run_attack", never)
     np.testing.assert_array_equal(again.pgd.right, before[0].right)
     np.testing.assert_array_equal(again.pgd.images, before[0].images)
     assert dataclasses.replace(again.pgd, right=0, turned=0, images=0) == dataclasses.replace(

@@ -143,9 +143,9 @@ def test_saved_images_fool_the_model_as_keras_reads_them(measured, tmp_path):
 def test_images_are_saved_where_nothing_is_lost_and_as_a_png_can_hold_them(measured, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(KitError, match="mine.txt"):
-        saved.check(tmp_path, 3)
+        saved.check(tmp_path, 3, tmp_path.with_name("record"))
     with pytest.raises(KitError, match="1, 3 or 4 channels"):
-        saved.check(tmp_path / "new", 2)
+        saved.check(tmp_path / "new", 2, tmp_path / "record")
     assert saved._file_names(("a/b", "a?b")) == ["0_a_b", "1_a_b"]
     assert saved._file_names(("cat", "x/y")) == ["cat", "x_y"]
 

@@ -98,11 +98,11 @@ def run(attack: Attack, model, images, labels=None, *, batch_size: int = 128, se
             given = check_labels(given, len(chunk), classes, attack.targeted, where)
             masked = check_mask(attack, mask, chunk, done)
             work = _Work(attack, ready, chunk, given, masked, done, batch_size, stop, keep_images, bar)
-            parts.append(work.go(seed_tensor(seed)))
+            parts.append(work.run(seed_tensor(seed)))
             done += len(chunk)
     if not parts:
         raise KitError("there are no images to attack")
-    return _joined(attack, parts, time.perf_counter() - started)
+    return _result(attack, parts, time.perf_counter() - started)
 
 
 def input_gradients(model, loss_fn: Callable, images, labels, *, targeted: bool = False, training: bool = False,
@@ -246,32 +246,32 @@ class _Work:
         state = initial_state(tf.constant(images), tf.constant(given), mask)
         return state | {"ids": tf.constant(ids, tf.int64)}
 
-    def go(self, seed: tf.Tensor) -> dict:
+    def run(self, seed: tf.Tensor) -> dict:
         attack, functions = self.attack, self.functions
         for number in range(attack.rounds):
             each = tf.random.fold_in(seed, number)
-            self._all(functions.start, each, number == 0)
+            self._apply(functions.start, each, number == 0)
             for first in range(0, attack.length, attack.block):
                 count = min(attack.block, attack.length - first)
-                self._all(functions.advance, each, tf.constant(first), tf.constant(count))
-            self._all(functions.close)
+                self._apply(functions.advance, each, tf.constant(first), tf.constant(count))
+            self._apply(functions.close)
         for state in self.batches:
-            self._harvest(state)
+            self._collect(state)
         return self.result
 
-    def _all(self, function, *others) -> None:
-        """Apply `function` to every batch; harvest what is done, and form full batches of the rest."""
+    def _apply(self, function, *others) -> None:
+        """Apply `function` to every batch; collect what is done, and form full batches of the rest."""
         self.batches = [function(state, self.numbers, *others) for state in self.batches]
         done = [state["done"].numpy() for state in self.batches]
         if not any(each.any() for each in done):
             return
         state = _concatenate(self.batches)
         done = np.concatenate(done)
-        self._harvest(_rows(state, np.flatnonzero(done)))
+        self._collect(_rows(state, np.flatnonzero(done)))
         left = np.flatnonzero(~done)
         self.batches = [_rows(state, part) for part in _even_parts(left, self.batch_size)]
 
-    def _harvest(self, state: State) -> None:
+    def _collect(self, state: State) -> None:
         rows = state["ids"].numpy() - self.offset
         bad = rows[np.isnan(state["score"].numpy())]
         if len(bad):
@@ -302,7 +302,7 @@ def _rows(state: State, rows: np.ndarray) -> State:
     return {name: tf.gather(value, rows) for name, value in state.items()}
 
 
-def _joined(attack: Attack, parts: list[dict], seconds: float) -> AttackResult:
+def _result(attack: Attack, parts: list[dict], seconds: float) -> AttackResult:
     joined = {name: None if parts[0][name] is None else np.concatenate([part[name] for part in parts])
               for name in parts[0]}
     fooled = attack.hits(joined["predictions"], joined["labels"])

@@ -46,7 +46,7 @@ class Ensemble(Gradients):
         if not kept.any():
             return None
         self.begin(name, f"{attack}, on the {kept.sum()} images that PGD did not turn")
-        return self._among(kept, attack)
+        return self.attacked_among(kept, attack)
 
     @property
     def pgd(self) -> Attacked:
@@ -71,7 +71,7 @@ class Ensemble(Gradients):
         if not turned.any() or self.subject.norm == "l2" and not is_8_bit(self.images):
             return None
         self.begin("8 bits", f"{self.eight_bit_attack}, on the {turned.sum()} images that PGD turned")
-        found = self._among(turned, self.eight_bit_attack)
+        found = self.attacked_among(turned, self.eight_bit_attack)
         return dataclasses.replace(found, right=found.right | self.pgd.right)
 
     @property
@@ -94,7 +94,7 @@ class Ensemble(Gradients):
         for rank in range(min(self.effort.targets, classes - 1) if classes > 2 else 0):
             if kept.any():
                 self.begin("targeted", f"{attack}, target {rank + 1}, on {kept.sum()} images")
-                tries.append(self._among(kept, attack, targets=order[:, rank]))
+                tries.append(self.attacked_among(kept, attack, targets=order[:, rank]))
                 kept = tries[-1].right
         return _together(tries) if tries else None
 
@@ -155,7 +155,7 @@ class Ensemble(Gradients):
         """Square on `which` of the images; others that are `kept` count as right, the rest as wrong."""
         attack = self.subject.attack(attacks.Square, steps=queries)
         self.begin("Square", f"{attack}, on {which.sum()} images: {why}")
-        found = self._among(which, attack)
+        found = self.attacked_among(which, attack)
         return dataclasses.replace(found, right=found.right | (kept & ~which))
 
     # --- through what hides the gradient

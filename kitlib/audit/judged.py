@@ -113,7 +113,7 @@ class Judged:
         known = self.resume.recall(key)
         if known is not None:
             return Attacked.of_arrays(attack, known)
-        found = self._judge(self._run(attack, model or self.model, self.images[rows], aims), rows)
+        found = self._judge(self.run_attack(attack, model or self.model, self.images[rows], aims), rows)
         self.resume.keep(key, found.arrays())
         return found
 
@@ -126,11 +126,12 @@ class Judged:
             high=float(result.images.max()), seconds=result.seconds, turned=rows[turned],
             images=result.images[turned].copy())
 
-    def _run(self, attack: Attack, model, images, labels, keep_images: bool = True) -> attacks.AttackResult:
+    def run_attack(self, attack: Attack, model, images, labels, keep_images: bool = True) -> attacks.AttackResult:
+        """Attack any model as this audit does."""
         return attacks.run(attack, model, images, labels, batch_size=self.batch, seed=self.seed,
                            keep_images=keep_images, progress=self.progress)
 
-    def _among(self, which: np.ndarray, attack: Attack, targets=None) -> Attacked:
+    def attacked_among(self, which: np.ndarray, attack: Attack, targets=None) -> Attacked:
         """Attack those of all images (bool N) alone; the others do not count as right."""
         found = self.attacked(attack, on=np.flatnonzero(which), targets=targets)
         right = np.zeros_like(which)

@@ -85,7 +85,7 @@ class Measurements(Ensemble):
 
         Led away from that label, a sound model does not name it; one that reads the label from the step does.
         """
-        found = self._run(attack, self.model, self.images, self.wrong_labels)
+        found = self.run_attack(attack, self.model, self.images, self.wrong_labels)
         return self.answers(found.images) == self.wrong_labels
 
     @functools.cached_property
@@ -186,7 +186,7 @@ class Measurements(Ensemble):
         found = [predict_logits(known.model, known.images, self.batch).argmax(1) == known.labels]
         for eps in (self.subject.eps, self.subject.grey):
             attack = self.suite["PGD"].model_copy(update={"eps": eps})
-            found.append(~self._run(attack, known.model, known.images, known.labels, keep_images=False).fooled)
+            found.append(~self.run_attack(attack, known.model, known.images, known.labels, keep_images=False).fooled)
         return tuple(map(Accuracy.of, found))
 
     # --- the smallest perturbation, and a step
@@ -206,7 +206,7 @@ class Measurements(Ensemble):
         known = self.resume.recall("carlini_wagner")
         if known is None:
             self.begin("cw", str(self._cw))
-            found = self._run(self._cw, self.model, self.images[rows], self.labels[rows])
+            found = self.run_attack(self._cw, self.model, self.images[rows], self.labels[rows])
             known = {"rows": rows, "found": found.found, "l2": found.l2, "linf": found.linf, "seconds": found.seconds}
             self.resume.keep("carlini_wagner", known)
         return Distances(**known | {"seconds": float(known["seconds"])})
@@ -229,7 +229,7 @@ class Measurements(Ensemble):
     def along_the_step(self) -> tuple[np.ndarray, np.ndarray]:
         """At image + k * delta, one row a k of LINE, where delta is FGSM's step: right or wrong (bool 9 x N), and
         the cross-entropy (float 9 x N)."""
-        found = self._run(self.fgsm.attack, self.model, self.images, self.labels)
+        found = self.run_attack(self.fgsm.attack, self.model, self.images, self.labels)
         step = found.images - self.images
         return along(self.model, self.images, self.labels, step, LINE, self.batch)
 

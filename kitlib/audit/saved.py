@@ -34,7 +34,7 @@ def save(m: Measurements, folder: Path) -> tuple[int, int]:
     and of how many images that are right without attack.
     """
     rows, names = np.flatnonzero(m.clean), _file_names(m.subject.class_names)
-    found = m._run(m.eight_bit_attack, m.model, m.images[rows], m.labels[rows])
+    found = m.run_attack(m.eight_bit_attack, m.model, m.images[rows], m.labels[rows])
     kept = 0
     with atomic_folder(folder) as whole:
         for row, image in zip(rows[found.fooled], found.images[found.fooled], strict=True):
