@@ -451,6 +451,8 @@ def main() -> None:
     if asked.torch:
         PARTS["torch"] = lambda _: torch(asked.torch)
     chosen = asked.parts or list(PARTS)
+    if "torch" in chosen and not asked.torch:
+        parser.error("torch needs --torch PYTHON, the interpreter of an environment with PyTorch")
     if unknown := set(chosen) - PARTS.keys():
         parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     dataset = networks.dataset()

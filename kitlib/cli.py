@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 import os
 import re
@@ -36,8 +37,7 @@ EXAMPLES = {
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="kitlib", description="Reproduction kit for robust image classifiers")
+    parser = argparse.ArgumentParser(prog="kitlib", description="Reproduction kit for robust image classifiers")
     parser.add_argument("--version", action="version", version=f"kitlib {__version__}")
     parser.add_argument("--traceback", action="store_true", help="show where an error was raised")
     commands = parser.add_subparsers(required=True, metavar="command")
@@ -107,8 +107,8 @@ def _add_batch_options(command: argparse.ArgumentParser) -> None:
 def main() -> int:
     arguments = _parser().parse_args()
     try:
-        if "" in sys.argv[1:]:
-            raise KitError("one of the arguments is empty, as a variable of the shell is that is not set: name it")
+        if empty := [name for name, given in itertools.pairwise(sys.argv) if not given and name != "--overrides"]:
+            raise KitError(f"the argument after {empty[0]} is empty, as a variable of the shell is that is not set")
         _check_it_is_the_repository(arguments)
         if getattr(arguments, "prepares", True):
             prepare()
@@ -135,7 +135,8 @@ def _refused_by_the_system(error: OSError) -> int:
         print(end="", flush=True)
     except OSError:     # Python would try again at its end, and complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if isinstance(error, BrokenPipeError):
+    if isinstance(error, BrokenPipeError):      # said on stderr, as long work ends before its record is written
+        print("stopped: the reader of the output is gone", file=sys.stderr)
         return 128 + signal.SIGPIPE
     print(f"error: {error}", file=sys.stderr)
     return 2

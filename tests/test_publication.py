@@ -108,6 +108,13 @@ def test_what_is_large_or_of_other_settings_is_left_out_and_said(own_run, tmp_pa
     assert not {"huge.png", "records/06_is_it_robust.json"} & set(content(found.folder))
 
 
+def test_tables_of_an_older_record_that_lists_no_files_are_left_out_with_it(own_run, tmp_path):
+    write_json(own_run.path("records/10_architectures_and_transfer.json"), {"fingerprint": "of something else"})
+    found = publication.publish(own_run, tmp_path / "figures")
+    assert set(found.left_out) == {"records/10_architectures_and_transfer.json", "tables/transfer.md",
+                                   "tables/transfer.csv"}
+
+
 def test_a_record_takes_the_files_that_it_lists_with_it(own_run, tmp_path):
     write_json(own_run.path("records/06_label_leaking.json"),
                {"fingerprint": "of something else", "files": ["tables/transfer.md", "figures/accuracy.png"]})

@@ -76,8 +76,9 @@ def read_training(where: str, asked: DataRequest) -> tuple[np.ndarray, np.ndarra
     """Images (float32 or uint8, N x H x W x C) and labels (int32 N) that were trained on, from a place of the same
     kinds: those of its training part, where it has one, else all. Raises KitError as `read`."""
     found = _in_order(_read(where, asked, training=True), asked.classes, asked.order)
-    known = found.train_images is not None
-    images, labels = (found.train_images, found.train_labels) if known else (found.images, found.labels)
+    images, labels = found.images, found.labels
+    if found.train_images is not None and found.train_labels is not None:
+        images, labels = found.train_images, found.train_labels
     _check_shape(images, asked.shape, where)
     return images, labels
 
@@ -125,10 +126,10 @@ def _from_dataset(dataset: data.Dataset) -> JudgedData:
 def _from_folder(path: Path, asked: DataRequest, parts: tuple[str, ...]) -> JudgedData:
     found = folder.read(path, asked.shape, asked.count, asked.seed, asked.loading or Loading(), parts)
     order = f"folders in alphabetical order, as Keras and torchvision number them: {_numbered(found.class_names)}"
-    judged = found.judged
-    trained = {} if found.trained is None else {"train_images": found.trained.images,
-                                                "train_labels": found.trained.labels}
-    return JudgedData(judged.images, judged.labels, found.class_names, found.source, order, pictures=judged, **trained)
+    judged, trained = found.judged, found.trained
+    images, labels = (trained.images, trained.labels) if trained else (None, None)
+    return JudgedData(judged.images, judged.labels, found.class_names, found.source, order, pictures=judged,
+                      train_images=images, train_labels=labels)
 
 
 def _numbered(names) -> str:
@@ -145,18 +146,18 @@ def _from_npz(path: Path, asked: DataRequest, keys) -> JudgedData:
     if not names:
         raise KitError(f"{path.name} does not say how many classes there are: give their names with --class-order")
     if twice := [name for name in names if names.count(name) > 1]:
-        raise KitError(f"{path.name} names two classes '{twice[0]}': give each a name of its own")
+        where = path.name if "class_names" in arrays else "--class-order"
+        raise KitError(f"{where} names two classes '{twice[0]}': give each a name of its own")
     pair, train = (next((pair for pair in pairs if set(pair) <= set(arrays)), None) for pairs in (keys, TRAINED))
     if pair is None:
         raise KitError(f"{path.name} holds {', '.join(arrays) or 'nothing'}: it must hold "
                        f"{' or '.join(f'{x} and {y}' for x, y in keys)}")
     images, labels = _pair(arrays, pair, path, len(names))
-    trained = {} if train is None else dict(zip(("train_images", "train_labels"),
-                                                _pair(arrays, train, path, len(names)), strict=True))
+    trained = (None, None) if train is None else _pair(arrays, train, path, len(names))
     unseen = [name for number, name in enumerate(names) if number not in labels]
     source = f"{len(images):,} images in {path.name}" + (f"; of {first_few(unseen)} there is none" if unseen else "")
     return JudgedData(images, labels, names, source,
-                    f"labels as in the file: {_numbered(names)}", **trained)
+                    f"labels as in the file: {_numbered(names)}", train_images=trained[0], train_labels=trained[1])
 
 
 def _pair(arrays, names: tuple[str, str], path: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:

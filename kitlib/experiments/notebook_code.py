@@ -23,7 +23,7 @@ def digest_of(notebook: Path) -> str:
     """sha256 over the code of kitlib that a notebook depends on; neither comments, docstrings nor layout count."""
     text = _code_in(notebook)
     judges = any(name.startswith(JUDGING) for name in code.imported_by(text) - CHECKING)
-    return code.digest_of_text(text, STARTED | (NAMED if judges else set()), READING)
+    return code.digest_of_text(text, STARTED | (NAMED if judges else set()), (*READING, *CHECKING))
 
 
 def write_digest(notebook: Path, folder: Path) -> None:

@@ -2,12 +2,16 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from kitlib import audit, plots
 from kitlib.base.files import atomic_folder, read_json, write_json
+from kitlib.base.places import NOTEBOOKS
 from kitlib.base.settings import KitError
 from kitlib.experiments import evidence, experiment, pretrained, results, verdicts
 from kitlib.experiments.results import Results
@@ -65,7 +69,7 @@ def _copy(run: Run, folder: Path, fingerprint: str) -> dict[str, str]:
             left_out[name] = f"larger than {LARGEST / 1e6:.1f} MB"
         elif path.parent.name == "records" and not _is_of(read_json(path), fingerprint):
             left_out[name] = "of other settings than results.json"
-        elif path.parent.name in ("figures", "tables") and name.removesuffix(path.suffix) in stale:
+        elif path.parent.name in ("figures", "tables") and _names(stale, f"{path.parent.name}/{path.stem}"):
             left_out[name] = "of a notebook whose record is of other settings than results.json"
         elif path.parent.parent.name == "audit" and not audit.is_of_its_model(path.parent):
             left_out[name] = "the audit of a model that has been trained again since"
@@ -87,11 +91,21 @@ def _is_of(record, fingerprint: str) -> bool:
     return isinstance(record, dict) and record.get("fingerprint") == fingerprint
 
 
-def _owned_by_stale_records(run: Run, fingerprint: str) -> set[str]:
-    """The files that the records which are left out list, without their endings."""
-    records = map(read_json, sorted(run.folder.glob("records/[!.]*.json")))
-    listed = [record.get("files") for record in records if isinstance(record, dict) and not _is_of(record, fingerprint)]
-    return {str(Path(name).with_suffix("")) for names in listed if isinstance(names, list) for name in names}
+def _owned_by_stale_records(run: Run, fingerprint: str) -> str:
+    """The names of the files of the records that are left out, as each of them lists them. Of a record that lists none
+    the text of its notebook, where they are named."""
+    named = []
+    for path in sorted(run.folder.glob("records/[!.]*.json")):
+        record, lesson = read_json(path), NOTEBOOKS / f"{path.stem}.ipynb"
+        if isinstance(record, dict) and not _is_of(record, fingerprint):
+            listed = record.get("files")
+            named.append("\n".join(map(str, listed)) if isinstance(listed, list)
+                         else lesson.read_text(encoding="utf-8") if lesson.is_file() else "")
+    return "\n".join(named)
+
+
+def _names(text: str, name: str) -> bool:
+    return re.search(rf"{re.escape(name)}\b", text) is not None
 
 
 def _files(run: Run) -> Iterable[Path]:
@@ -119,7 +133,7 @@ def draw_papers(figures: Path) -> list[Path]:
     return drawn
 
 
-def _drawn(letter: str, found: dict[str, list[evidence.Entries]], missing: list[str], figures: Path) -> plots.Figure:
+def _drawn(letter: str, found: dict[str, list[evidence.Entries]], missing: list[str], figures: Path) -> Figure:
     first = {name: results.read(figures / name / "results.json") for name in found}
     ids = [entries[first[name].seed].id for name, of_one in found.items() for entries in of_one]
     rows, guessing = {}, []

@@ -2,8 +2,8 @@
 
 A share of images counts only if the lower end of its 95 % Wilson interval lies above the threshold. Where accuracies
 on the same images are compared, it is the interval of the mean difference, image by image: so a few images more or
-less raise no alarm, nor do many where as many change the other way. Each threshold stands once, above the checks; the
-sentences are made from it.
+less raise no alarm, nor do many where as many change the other way. Each threshold stands once, above its checks, or
+here where several use it; the sentences are made from it.
 """
 from __future__ import annotations
 
