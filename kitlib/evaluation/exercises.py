@@ -7,9 +7,9 @@ def check(mine, right, mistakes=None, *, atol: float = 1e-5, share: float = 1.0)
     """One line on the answer `mine`.
 
     mine, right: numbers, arrays, tensors, or lists of them. An answer that is all None is not written yet.
-    mistakes: a dictionary, what is wrong in words -> the answer to which it leads, or a function of `mine` that says
-    whether it was made (asked where the shape is right). atol: how far a number may be off (0: not at all).
-    share: the part of the numbers that must be so near; below 1 where rounding may turn a sign.
+    mistakes: a dictionary, what is wrong in words -> the answer to which it leads, or a function that says whether it
+    was made. This gets the numbers of `mine` as arrays in the shapes of `right`. atol: how far a number may be off
+    (0: not at all). share: the part of the numbers that must be so near; below 1 where rounding may turn a sign.
     """
     parts = list(_parts(mine))
     if any(part is None for part in parts):
@@ -29,8 +29,11 @@ def check(mine, right, mistakes=None, *, atol: float = 1e-5, share: float = 1.0)
         return found.shape == other.shape and close(other).mean() >= share
 
     solved = alike and near(wanted)
+    split = np.split(found, np.cumsum([np.prod(shape, dtype=int) for shape in shapes[1]])[:-1])
+    given = [part.reshape(shape) for part, shape in zip(split, shapes[1], strict=True)] if alike else [found]
+    given = given[0] if len(given) == 1 else given
     for words, made in (mistakes or {}).items():
-        if alike and made(mine) if callable(made) else not solved and near(_numbers(made)):
+        if alike and made(given) if callable(made) else not solved and near(_numbers(made)):
             return f"not right: {words}"
     if solved:
         return "right"
