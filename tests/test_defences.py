@@ -113,6 +113,32 @@ def gradient(model, pixels):
     return None if found is None else found.numpy()
 
 
+def test_a_defence_put_in_front_leaves_the_reading_of_the_model_alone():
+    """An adapted Normalization fits images in one range alone; a defence is made before there are any."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.uniform(0.2, 1, (60, 8, 8, 1)).astype(np.float32), np.arange(60) % 2
+    images[labels == 1] *= 0.5
+    scaling = keras.layers.Normalization(axis=None)
+    scaling.adapt(255 * images)
+    dense = keras.layers.Dense(2)
+    model = keras.Sequential([keras.Input((8, 8, 1)), scaling, keras.layers.GlobalAveragePooling2D(), dense])
+    dense.set_weights([np.array([[1, -1]], np.float32), np.zeros(2, np.float32)])
+    defences.deployed(model, defences.read("median"))
+    assert (models.predict_logits(model, images).argmax(1) == labels).mean() > 0.9
+
+
+@pytest.mark.parametrize("settings", DETERMINISTIC[1:], ids=name_of)
+def test_a_defended_model_of_0_to_255_gets_that_range(settings, images):
+    def network(first):
+        keras.utils.set_random_seed(0)
+        return keras.Sequential([keras.Input(images.shape[1:]), *first, keras.layers.Flatten(), keras.layers.Dense(10)])
+
+    plain, scaled = network([]), network([keras.layers.Rescaling(1 / 255)])
+    one, other = (models.predict_logits(defences.deployed(each, defences.read(settings)), images)
+                  for each in (plain, scaled))
+    np.testing.assert_allclose(one, other, atol=1e-4)
+
+
 @pytest.mark.parametrize("settings", DETERMINISTIC[:2], ids=name_of)
 def test_what_cannot_be_differentiated_gives_no_gradient_and_bpda_the_surrogate_s(settings, trained_model, images):
     defence = defences.read(settings)

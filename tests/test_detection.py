@@ -54,6 +54,15 @@ def test_a_squeezer_that_changes_nothing_never_objects(trained_model):
     np.testing.assert_allclose(scores, 0, atol=1e-6)
 
 
+@pytest.mark.parametrize("first, last", [([keras.layers.Rescaling(1 / 255)], []), ([], [keras.layers.Softmax()])],
+                         ids=["0 to 255", "softmax"])
+def test_the_image_and_its_squeezed_copy_are_asked_alike(first, last):
+    images = np.random.default_rng(0).integers(0, 2, (20, 8, 8, 1)).astype(np.float32)
+    model = keras.Sequential([keras.Input((8, 8, 1)), *first, keras.layers.Flatten(), keras.layers.Dense(3), *last])
+    scores = Detector.of(model, [{"name": "bit_depth", "bits": 1}]).score(images)[1]
+    np.testing.assert_allclose(scores, 0, atol=1e-5)
+
+
 @pytest.mark.parametrize("rate", [0.02, 0.1, 0.5])
 def test_at_most_the_asked_share_of_clean_images_raises_an_alarm(detector, clean, rate):
     alarms = detector.calibrated(clean[0], rate).examine(clean[0])[1]

@@ -51,8 +51,8 @@ def check_images(images: np.ndarray, where: str) -> np.ndarray:
     if not np.issubdtype(images.dtype, np.floating):
         raise KitError(f"{where}: images must be floats in [0, 1], not {images.dtype}; divide by 255")
     if (boxed := in_the_box(images)) is None:
-        raise KitError(f"{where}: pixels must lie in [0, 1], but they reach from {images.min():.4g} to "
-                       f"{images.max():.4g}")
+        raise KitError(f"{where}: pixels must lie in [0, 1], but they reach from {images.min():.7g} to "
+                       f"{images.max():.7g}")
     return boxed
 
 

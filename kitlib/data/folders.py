@@ -90,7 +90,8 @@ def read(home: Path) -> PictureFolder:
 
 def of_classes(home: Path, by_part: dict[str, dict[str, Path]], class_names) -> PictureFolder:
     """List the pictures of the folders `by_part[part][class]`."""
-    paths, labels, parts, inner, unread = [], [], [], [], Counter()
+    unread: Counter[str] = Counter()
+    paths, labels, parts, inner = [], [], [], []
     for part, by_class in by_part.items():
         for name, place in by_class.items():
             for group, path in _pictures_below(place, unread):
@@ -122,7 +123,7 @@ def part_folders(home: Path) -> dict[str, Path]:
     inner = inner_folders(home)
     found = [(part, entry) for part, names in PART_FOLDERS.items() for entry in inner if entry.name.lower() in names]
     own, others = dict(found), [entry.name for entry in inner if entry not in [place for _, place in found]]
-    if others and all(_holds_files_alone(entry) for _, entry in found):
+    if others and set(own) == {"train"} and _holds_files_alone(own["train"]) and not _look_like_parts(others):
         return {}       # "train" beside "car" and "bus": a class
     if others and own:
         raise KitError(f"{printable(home)} mixes {', '.join(entry.name for entry in own.values())} with other folders "
@@ -132,6 +133,10 @@ def part_folders(home: Path) -> dict[str, Path]:
         raise KitError(f"{printable(home)} holds two folders of the {twice} part "
                        f"({', '.join(printable(entry.name) for part, entry in found if part == twice)}): keep one")
     return own
+
+
+def _look_like_parts(names: list[str]) -> bool:
+    return any(name.lower().startswith(("test", "val")) for name in names)
 
 
 def _holds_files_alone(place: Path) -> bool:

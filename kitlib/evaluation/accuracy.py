@@ -16,6 +16,15 @@ from kitlib.models import predict_logits
 CONFIDENCE = 0.95
 
 
+def wilson(share: float, number: int) -> tuple[float, float]:
+    """Wilson score interval at 95 % of a share of `number` (Wilson 1927)."""
+    squared = norm.ppf((1 + CONFIDENCE) / 2) ** 2
+    centre = share + squared / (2 * number)
+    half = (squared * (share * (1 - share) / number + squared / (4 * number**2))) ** 0.5
+    low, high = ((centre + side * half) / (1 + squared / number) for side in (-1, 1))
+    return max(0.0, float(low)), min(1.0, float(high))
+
+
 @dataclasses.dataclass(frozen=True)
 class Accuracy:
     """`correct` of `count` answers; in records always with its 95 % Wilson interval.
@@ -41,12 +50,7 @@ class Accuracy:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson score interval at 95 % (Wilson 1927)."""
-        number, squared = self.images or self.count, norm.ppf((1 + CONFIDENCE) / 2) ** 2
-        centre = self.value + squared / (2 * number)
-        half = (squared * (self.value * (1 - self.value) / number + squared / (4 * number**2))) ** 0.5
-        low, high = ((centre + side * half) / (1 + squared / number) for side in (-1, 1))
-        return max(0.0, float(low)), min(1.0, float(high))
+        return wilson(self.value, self.images or self.count)
 
     def record(self) -> dict:
         low, high = self.interval
@@ -100,8 +104,7 @@ class Evaluation:
             "relative_robustness": float(survived.mean() / right.mean()) if right.any() else None,
             "success_rate": float(turned.sum() / max(right.sum(), 1)),
             "mean_l2": float(result.l2[turned].mean()) if turned.any() else None,
-            "max_linf": float(np.max(result.linf)),
-        }
+            "max_linf": float(np.max(result.linf))}
 
     def record(self) -> dict:
         rows = {"clean": self.clean.record()}
@@ -109,8 +112,7 @@ class Evaluation:
             rows[name] = {
                 **self.under(name).record(), **self.scores(name),
                 "seconds": round(result.seconds, 3),
-                "attack": str(result.attack), "settings": result.attack.model_dump(mode="json"),
-            }
+                "attack": str(result.attack), "settings": result.attack.model_dump(mode="json")}
         return rows
 
 
@@ -139,7 +141,8 @@ def evaluate(
     if not isinstance(attacks, dict):
         raise KitError("attacks is a mapping from names to attacks, such as {'PGD': attacks.read(...)}")
     for name, most in limits.items():
-        check_whole(f"limits: {name}", most, 1)
+        if most is not None:
+            check_whole(f"limits: {name}", most, 1)
         choose(name, attacks, "attack")
     for name, attack in attacks.items():
         check_run(attack, batch_size, seed)
@@ -150,8 +153,7 @@ def evaluate(
     attacked = {
         name: run(attack, model, images[: limits.get(name)], labels[: limits.get(name)],
                   batch_size=batch_size, seed=seed, progress=progress)
-        for name, attack in attacks.items()
-    }
+        for name, attack in attacks.items()}
     return Evaluation(labels, clean, attacked)
 
 
@@ -187,8 +189,7 @@ def recalls(labels: np.ndarray, predictions: np.ndarray, class_names) -> dict[st
     """Recall of each class that has images, with count and interval."""
     return {
         name: Accuracy.of(predictions[labels == index] == index).record()
-        for index, name in enumerate(class_names) if np.any(labels == index)
-    }
+        for index, name in enumerate(class_names) if np.any(labels == index)}
 
 
 def guessing(labels: np.ndarray) -> float:

@@ -53,7 +53,7 @@ def predictions(model, images, training: bool = False) -> np.ndarray:
     """Classes, int N. training: in training mode, in batches of 128; the model is unchanged afterwards."""
     if not training:
         return predict_logits(model, images).argmax(1)
-    model = in_float32(model)
+    model = pixels_to_logits(model, images)
     with unchanged(model):
         return in_batches(logits_of(model, training=True), images, batch_size=BATCH).argmax(1)
 
@@ -158,8 +158,7 @@ def readings(model, images, labels, epsilons: Mapping[str, float], *, box=BOX, m
         "sign flipped": row(-up),
         "targeted at the label": row(direction(model, images, labels, towards=True)),
         "clamped to [-eps, eps]": row(up, literal=True),
-        "judged in training mode": row(direction(model, images, labels, training=True), training=True),
-    }
+        "judged in training mode": row(direction(model, images, labels, training=True), training=True)}
     if training_part is not None:
         seen, truth = training_part
         found["judged on training images"] = row(direction(model, seen, truth), seen, truth)

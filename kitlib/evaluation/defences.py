@@ -12,12 +12,11 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 import keras
-import numpy as np
 import pydantic
 import tensorflow as tf
 
 from kitlib.base.settings import KitError, Settings, first_line, read_named
-from kitlib.models import exact_float32, in_float32, pixels_to_logits
+from kitlib.models import exact_float32, from_pixels, in_float32
 from kitlib.models.wiring import image_shape
 
 
@@ -218,9 +217,7 @@ def _around(model: keras.Model, defence: Defence, draws: int, **how) -> keras.Mo
         raise KitError(f"{defence} does not go with images of {' x '.join(map(str, shape))}: "
                        f"{first_line(error)}") from None
     pixels = keras.Input(shape, name="pixels")
-    if None not in shape:
-        model = pixels_to_logits(model, np.zeros((1, *shape), np.float32))
-    logits = model(_Prepared(defence, draws, **how)(pixels))
+    logits = from_pixels(model)(_Prepared(defence, draws, **how)(pixels))
     if draws > 1:       # they lie draw by draw
         logits = keras.ops.mean(keras.ops.reshape(logits, (draws, -1, logits.shape[-1])), axis=0)
     return keras.Model(pixels, logits, name=defence.name)
@@ -243,7 +240,7 @@ class _Prepared(keras.layers.Layer):
 
     def _numbers(self, count: tf.Tensor) -> tf.Tensor:
         """draws * count x 3 numbers in [0, 1): new ones for all, or a fixed set that all images share."""
-        if self.fresh:
+        if self.generator is not None:
             return tf.random.stateless_uniform((self.draws * count, 3), tf.cast(self.generator.next(), tf.int32))
         return tf.repeat(tf.random.stateless_uniform((self.draws, 3), (self.seed, 0)), count, axis=0)
 

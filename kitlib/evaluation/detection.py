@@ -21,7 +21,7 @@ from kitlib.attacks.checks import check_images, check_model
 from kitlib.base.settings import KitError
 from kitlib.evaluation import defences
 from kitlib.evaluation.defences import Defence
-from kitlib.models import as_pixels, exact_float32, in_float32, predict_logits, softmax
+from kitlib.models import as_pixels, exact_float32, from_pixels, in_float32, predict_logits, softmax
 
 # Two of the kinds of squeezers that the paper joins (section V.C); its third, non-local means, takes longer than the
 # model itself and so is no choice for live use.
@@ -46,7 +46,7 @@ class Detector:
         read = tuple(defences.read(settings, "squeezer") for settings in squeezers)
         if not read:
             raise KitError("a detector needs at least one squeezer")
-        return cls(in_float32(model), read)
+        return cls(from_pixels(in_float32(model)), read)
 
     def calibrated(self, images, false_positive_rate: float = 0.05) -> Detector:
         """The same detector with the lowest threshold at which at most this share of `images` raise an alarm.

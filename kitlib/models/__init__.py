@@ -15,10 +15,10 @@ from kitlib.models.networks import BUILDERS, ModelSettings, build, normalisation
 from kitlib.models.normalisation import IMAGENET, Normalisation
 from kitlib.models.precision import NARROW, copy_weights, exact_float32, in_float32
 from kitlib.models.predict import as_pixels, predict_logits, softmax
-from kitlib.models.reading import NOT_FINITE, Target, pixels_to_logits, prepare, taking_pixels
+from kitlib.models.reading import NOT_FINITE, Target, from_pixels, pixels_to_logits, prepare, taking_pixels
 from kitlib.models.saving import load, origin_of, save, with_origin
 
 __all__ = ["BUILDERS", "IMAGENET", "ModelSettings", "NARROW", "NOT_FINITE", "Normalisation", "Target", "as_pixels",
-           "build", "copy_weights", "exact_float32", "in_float32", "load", "normalisation_of", "origin_of",
-           "pixels_to_logits", "predict_logits", "prepare", "save", "softmax", "taking_pixels", "weights_file",
-           "with_origin"]
+           "build", "copy_weights", "exact_float32", "from_pixels", "in_float32", "load", "normalisation_of",
+           "origin_of", "pixels_to_logits", "predict_logits", "prepare", "save", "softmax", "taking_pixels",
+           "weights_file", "with_origin"]

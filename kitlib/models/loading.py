@@ -125,6 +125,8 @@ def _defined_in(code: str) -> dict:
 
 def _run(file: Path):
     specification = importlib.util.spec_from_file_location(f"imported from {file}", file)
+    if specification is None or specification.loader is None:
+        raise ImportError("it is no file of Python code")
     module = importlib.util.module_from_spec(specification)
     sys.modules[specification.name] = module    # where dataclasses look; no name that another module could have
     with _on_the_path(file.parent):     # of modules that lie beside it

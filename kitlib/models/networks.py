@@ -100,10 +100,8 @@ def _application(inputs, constructor: Callable, bgr: bool, weights: str | None =
     """
     from_imagenet = weights == "imagenet"
     try:
-        network = constructor(
-            include_top=False, weights="imagenet" if from_imagenet else None,
-            input_tensor=inputs, pooling="avg",
-        )
+        network = constructor(include_top=False, weights="imagenet" if from_imagenet else None,
+                              input_tensor=inputs, pooling="avg")
         if weights and not from_imagenet:
             network.load_weights(weights_file(weights))
     except (OSError, ValueError) as error:

@@ -34,7 +34,7 @@ class Normalisation(Settings):
         """Raises KitError where the numbers are not one a channel: they would be broadcast silently."""
         channels = images.shape[-1] if len(getattr(images, "shape", ())) else None
         for numbers in (self.mean, self.std):
-            if np.ndim(numbers) and channels is not None and len(numbers) not in (1, channels):
+            if isinstance(numbers, tuple) and channels is not None and len(numbers) not in (1, channels):
                 raise KitError(f"the normalisation has {len(numbers)} channels, but images of {channels} are "
                                "given; it takes one number, or one a channel")
 

@@ -1,8 +1,6 @@
 """The one place that calls a model: logits in float32, batch by batch, from a compiled function."""
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -24,9 +22,11 @@ def predict_logits(model: keras.Model, images, batch_size: int = 256) -> np.ndar
     would mean nothing.
     """
     images = np.asarray(images)
-    if images.dtype != np.uint8 and (not np.issubdtype(images.dtype, np.floating) or np.max(images, initial=0) > MOST):
-        raise KitError("images must be floats in [0, 1] or uint8, not "
-                       f"{images.dtype} up to {np.max(images):.4g}; divide by 255")
+    if images.dtype.name not in ("uint8", "bool", "bfloat16"):
+        largest = np.max(images, initial=0)
+        if largest > MOST or not np.issubdtype(images.dtype, np.floating):
+            raise KitError(f"images must be floats in [0, 1] or uint8, not {images.dtype} up to {largest:.4g}"
+                           + ("; divide by 255" if largest > 1 else ""))
     ready = pixels_to_logits(model, as_pixels(images[:PROBES]).numpy()) if len(images) else in_float32(model)
     forward = _compiled_forward(ready, tuple(images.shape[1:]))
     batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
@@ -45,7 +45,7 @@ def as_pixels(images) -> tf.Tensor:
     return tf.cast(images, tf.float32)
 
 
-def _compiled_forward(model: keras.Model, shape: tuple[int, int, int]) -> Callable:
+def _compiled_forward(model: keras.Model, shape: tuple[int, ...]) -> tf.types.experimental.ConcreteFunction:
     def make():
         spec = tf.TensorSpec((None, *shape), tf.float32)
         compiled = tf.function(lambda x: model(x, training=False), input_signature=[spec])

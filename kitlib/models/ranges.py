@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 from kitlib.base.settings import KitError
 from kitlib.models.normalisation import CAFFE, IMAGENET
-from kitlib.models.wiring import is_graph, is_operation
+from kitlib.models.wiring import is_graph, is_operation, is_wired
 
 ASK_RANGE = ("give --input-range LOW,HIGH, the values that black and white have for the model (such as 0,255 or 0,1), "
              "or --mean and --std of pixels in [0, 1]")
@@ -34,8 +34,8 @@ def own_range(model, images, certain: bool = False) -> tuple[tuple[float, float]
 
     A Rescaling, or arithmetic with fixed numbers, was written for a range, which its numbers tell, and so do the usual
     numbers in a Normalization. One that was adapted to data could be of any range, so the images (float32, in [0, 1])
-    must fit it in one range alone. certain: numbers written by hand count only where they are usual ones, whatever the
-    images would fit. Raises KitError where nothing tells.
+    must fit it in one range alone; without images (None) it tells nothing. certain: numbers written by hand count only
+    where they are usual ones, whatever the images would fit. Raises KitError where nothing tells.
     """
     scalings, name = _scalings(model)
     if not scalings:
@@ -46,7 +46,8 @@ def own_range(model, images, certain: bool = False) -> tuple[tuple[float, float]
             if states(mean / high, spread / high):
                 return (0.0, high), f"by its first layer, {name}"
     mean, spread, written = scalings[0]
-    fitting = [ends for ends in RANGES if _fits(images, ends, mean, spread)] if not (certain and written) else []
+    looks = images is not None and not (certain and written)
+    fitting = [ends for ends in RANGES if looks and _fits(images, ends, mean, spread)]
     if len(fitting) == 1:
         return fitting[0], f"by its first layer, {name}, whose mean and spread the images have in this range alone"
     raise KitError(f"which values the model takes cannot be told from its first layer, {name} (it takes "
@@ -57,6 +58,8 @@ def own_range(model, images, certain: bool = False) -> tuple[tuple[float, float]
 def refuse_a_better_reading(model, images: np.ndarray, labels: np.ndarray) -> None:
     """Raises KitError where the model, which takes pixels in [0, 1] by the kit's contract, is clearly more often right
     on some of the images when they are given in another usual range. model: pixels to logits; labels: int N."""
+    if _is_untrained(model):
+        return
     # From all over, as data may lie class by class.
     some = np.linspace(0, len(images) - 1, min(LOOKED_AT, len(images))).astype(int)
     images, labels = images[some], np.asarray(labels)[some]
@@ -84,10 +87,20 @@ def refuse_a_better_reading(model, images: np.ndarray, labels: np.ndarray) -> No
                            "of an audit: --input-range), or put the scaling into a first layer")
 
 
+def _is_untrained(model) -> bool:
+    """Whether nothing has moved the numbers that begin at zero. Its answers tell nothing about what it takes."""
+    begun = [np.any(weight.numpy()) for weight in model.weights
+             if weight.path.rsplit("/", 1)[-1] in ("bias", "beta", "moving_mean")]
+    return bool(begun) and not any(begun)
+
+
 def _scalings(model) -> tuple[list[tuple], str]:
     """The affine steps at the start of the model, each composed with those before it: (input that becomes 0, change of
     input that becomes 1, whether these numbers were written by hand); and the first step's name."""
-    found, scale, offset, reverse, name, written = [], 1.0, 0.0, False, "unknown", True
+    scale: float | np.ndarray = 1.0
+    offset: float | np.ndarray = 0.0
+    found: list[tuple] = []
+    reverse, name, written = False, "unknown", True
     for step, constants in _from_the_input(model):
         if step is not None and _keeps_the_range(step):
             continue
@@ -187,7 +200,7 @@ def _from_the_input(model) -> Iterator[tuple]:
 
 
 def _one_by_one(model) -> Iterator[tuple]:
-    if isinstance(model, keras.Sequential):
+    if isinstance(model, keras.Sequential) and is_wired(model):
         yield from ((layer, []) for layer in model.layers)
         return
     if not is_graph(model):

@@ -83,6 +83,7 @@ def prepare(model: keras.Model, images: np.ndarray, input_range: tuple[float, fl
     return Target(_marked(in_float32(found), model), one, takes, returns, kind, recovered)
 
 
+@exact_float32()
 def pixels_to_logits(model, images: np.ndarray, labels: np.ndarray | None = None,
                      input_range: tuple[float, float] | None = None):
     """The model as the attacks call it, from pixels to float32 logits; it shares its weights with the given one.
@@ -110,6 +111,7 @@ def pixels_to_logits(model, images: np.ndarray, labels: np.ndarray | None = None
     return ready
 
 
+@exact_float32()
 def taking_pixels(model, images: np.ndarray, labels: np.ndarray,
                   input_range: tuple[float, float] | None = None) -> keras.Model:
     """The same of what it takes alone, for training: what it returns stays as it is."""
@@ -117,6 +119,15 @@ def taking_pixels(model, images: np.ndarray, labels: np.ndarray,
     if not told:
         refuse_a_better_reading(ready, images, labels)
     return ready
+
+
+def from_pixels(model) -> keras.Model:
+    """The model from pixels where numbers in its own first layers say which range it takes, else as it is; what it
+    returns stays. No image is looked at, so it can be put together with others before there are any."""
+    with contextlib.suppress(KitError):
+        if None not in (shape := image_shape(model)) and (told := own_range(model, None)[0]) != (0.0, 1.0):
+            return _scaled(model, shape, told)
+    return model
 
 
 def _as_told(model, images, ends: tuple[float, float] | None) -> tuple[keras.Model, bool]:
@@ -256,7 +267,7 @@ def _returning_logits(model, images, declared: Output | None,
     outputs = outputs_for(model, images, finite=not lenient)
     stripped, activation = without_probabilities(model)
     found = None if stripped is None else _two_columns(stripped)
-    if found is not None and _gives_back(found, model, images, outputs):
+    if found is not None and activation and _gives_back(found, model, images, outputs):
         if activation.startswith("log"):
             return (found, "log_probabilities", True,
                     f"logarithms of probabilities: its last steps, {activation}, were taken off")

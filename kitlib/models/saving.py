@@ -12,7 +12,7 @@ from kitlib.base.files import atomic_file
 from kitlib.base.settings import KitError, first_line
 
 
-def with_origin(model: keras.Model, origin: dict) -> keras.Model:
+def with_origin(model: keras.Model, origin: dict | None) -> keras.Model:
     """The model, remembering where its weights come from."""
     model.__dict__["_kitlib_origin"] = origin
     return model

@@ -192,7 +192,7 @@ class _Job:
         """Check, record, keep and save the epoch that has just ended."""
         self._refuse_a_diverged_epoch(training, logs)
         self._to_model(training)
-        record = {"epoch": len(self.state.epochs) + 1, **{name: float(value) for name, value in logs.items()}}
+        record: dict = {"epoch": len(self.state.epochs) + 1, **{name: float(value) for name, value in logs.items()}}
         if self.settings.robust_check:
             record |= self._robust_check()
         record["learning_rate"] = float(tf.convert_to_tensor(training.optimizer.learning_rate))
@@ -216,8 +216,7 @@ class _Job:
         """The error for a training that has left the finite numbers. place: where in the epoch that runs."""
         return KitError(
             f"training diverged: the loss is no longer a number (epoch {len(self.state.epochs) + 1}, {place}). "
-            f"Lower the learning rate; {self.path} keeps the last finished epoch, if any"
-        )
+            f"Lower the learning rate; {self.path} keeps the last finished epoch, if any")
 
     def _to_model(self, training: Training) -> None:
         if training.network is not self.model:
@@ -229,7 +228,7 @@ class _Job:
         result = attacks.run(
             self.settings.check_attack(), self.model, self.dataset.images[places] / np.float32(255),
             self.dataset.labels[places].astype(np.int32), seed=self.seed, keep_images=False, progress=False,
-        )
+            input_range=(0, 1))
         before = self.state.epochs[-1]["robust_accuracy"] if self.state.epochs else 0.0
         accuracy = float(result.accuracy)
         return {"robust_accuracy": accuracy, "catastrophic_overfitting": before - accuracy > OVERFITTING_FALL}
@@ -273,7 +272,7 @@ class _Job:
                 result = attacks.run(
                     attack, baseline, self.dataset.images[places] / np.float32(255),
                     self.dataset.labels[places].astype(np.int32), seed=self.seed + start, progress=False,
-                )
+                    input_range=(0, 1))
                 array[start : start + len(places)] = result.images
             array.flush()
 
@@ -351,8 +350,7 @@ def _stops(epochs: list[dict], settings: TrainingSettings) -> bool:
 def _variables(training: Training) -> dict[str, list[np.ndarray]]:
     return {
         name: [np.asarray(keras.ops.convert_to_numpy(variable)) for variable in variables]
-        for name, variables in _groups(training).items()
-    }
+        for name, variables in _groups(training).items()}
 
 
 def _restore(training: Training, stored: dict[str, list[np.ndarray]]) -> None:
@@ -368,8 +366,7 @@ def _groups(training: Training) -> dict[str, list]:
     return {
         "network": training.network.variables,
         "optimizer": training.optimizer.variables,
-        "method": [training.perturbation] if hasattr(training, "perturbation") else [],
-    }
+        "method": [training.perturbation] if hasattr(training, "perturbation") else []}
 
 
 def _take_room(path: Path) -> None:
