@@ -57,10 +57,6 @@ class Attack(Settings):
     eager: ClassVar[bool] = False
     # Float fields that the compiled functions take as arguments, so that a sweep compiles once.
     varying: ClassVar[tuple[str, ...]] = ()
-    # Whether the result is simply where the last step led, without comparing candidates.
-    last_only: ClassVar[bool] = False
-    # Steps between two looks at which images are done.
-    block: ClassVar[int] = 1
     # Fields of the attack without its perturbation.
     unperturbed: ClassVar[dict] = {"eps": 0.0}
 
@@ -84,6 +80,16 @@ class Attack(Settings):
     def stops(self) -> bool:
         """Whether an image is left alone at its first success even where images are asked for."""
         return getattr(self, "stop_early", False)
+
+    @property
+    def last_only(self) -> bool:
+        """Whether the result is simply where the last step led, without comparing candidates."""
+        return getattr(self, "keep", "best") == "last" and self.rounds == 1
+
+    @property
+    def block(self) -> int:
+        """Steps between two looks at which images are done."""
+        return 1
 
     def start(self, model_fn: ModelFn, state: State, seed: tf.Tensor, first: bool) -> State:
         return state | {"iterate": state["images"]}
@@ -115,7 +121,7 @@ class Attack(Settings):
         images = tf.convert_to_tensor(images, tf.float32)
         if images.shape.rank != 4:
             raise KitError(f"images must be N x H x W x C, but their shape is {images.shape}")
-        mask = self.mask and self.mask.mask(*images.shape[1:3])
+        mask = self.mask.mask(*images.shape[1:3]) if self.mask else None
         state = initial_state(images, self._labels_to_use(labels, images), mask)
         model_fn, seed = self.model_with_limits(logits_of(model, training), state), seed_tensor(seed)
         for number in range(self.rounds):
@@ -188,8 +194,7 @@ class Attack(Settings):
             "best": choose_rows(better, candidate, state["best"]),
             "prediction": tf.where(better, prediction, state["prediction"]),
             "score": tf.where(better, score, state["score"]),
-            "hit": hit | state["hit"],
-        }
+            "hit": hit | state["hit"]}
 
     @staticmethod
     def fill_labels(state: State, logits: tf.Tensor) -> State:
@@ -215,9 +220,6 @@ class Attack(Settings):
         direction = input_gradient(model_fn, loss_fn, iterate, state["labels"], self.targeted)
         return direction, forward_pass["logits"], self.fill_labels(state, forward_pass["logits"])
 
-    def _size(self) -> str:
-        return f"{NORM_NAMES[self.norm]}, eps {written(self.norm, self.eps)}"
-
     def _goal(self) -> str:
         return ("targeted" if self.targeted else f"{self.labels} labels") + self._limits()
 
@@ -239,6 +241,9 @@ class InBall(Attack):
             raise ValueError(f"an L-inf eps is in pixels of 0 to 1: {self.eps:g} is more than there is; write "
                              f"{self.eps:g}/255 where that is meant")
         return self
+
+    def _size(self) -> str:
+        return f"{NORM_NAMES[self.norm]}, eps {written(self.norm, self.eps)}"
 
     @property
     def order(self) -> float:
@@ -313,8 +318,7 @@ def initial_state(images: tf.Tensor, labels: tf.Tensor, mask: np.ndarray | None 
     return masked | {
         "images": images, "labels": labels, "best": images,
         "prediction": tf.fill(rows, UNKNOWN), "score": tf.fill(rows, -np.inf),
-        "hit": tf.fill(rows, False), "done": tf.fill(rows, False),
-    }
+        "hit": tf.fill(rows, False), "done": tf.fill(rows, False)}
 
 
 def mark_done(state: State, stop: bool) -> State:

@@ -49,6 +49,13 @@ class AttackResult:
     seconds: float
 
     @property
+    def kept_images(self) -> np.ndarray:
+        """`images`. Raises KitError where they were not asked for."""
+        if self.images is None:
+            raise KitError("the attacked images were not kept: run the attack with keep_images=True")
+        return self.images
+
+    @property
     def accuracy(self) -> float:
         """Share of images that resisted."""
         return float((~self.fooled).mean())
@@ -58,8 +65,7 @@ class AttackResult:
         return {
             "attack": self.attack.model_dump(mode="json"), "count": len(self.labels),
             "accuracy": self.accuracy, "success": float(self.found.mean()), "seconds": self.seconds,
-            "mean_l2": _mean(self.l2[self.found]), "mean_linf": _mean(self.linf[self.found]),
-        }
+            "mean_l2": _mean(self.l2[self.found]), "mean_linf": _mean(self.linf[self.found])}
 
 
 def _mean(values: np.ndarray) -> float | None:
@@ -85,7 +91,7 @@ def run(attack: Attack, model, images, labels=None, *, batch_size: int = 128, se
     """
     check_run(attack, batch_size, seed)
     started = time.perf_counter()
-    ready, classes, done, parts = None, None, 0, []
+    ready, classes, done, parts = None, 0, 0, []
     stop = attack.stops or (attack.first_success_suffices and not keep_images)
     total = len(images) if labels is not None and hasattr(images, "__len__") else None
     with tqdm(desc=str(attack), unit="image", total=total, disable=not progress) as bar:
@@ -145,7 +151,7 @@ def _chunks(images, labels, batch_size: int) -> Iterator[tuple]:
         for batch in images:
             if not (isinstance(batch, tuple | list) and len(batch) == 2):
                 raise KitError("without `labels`, `images` must be an iterable of (images, labels) pairs")
-            yield batch
+            yield tuple(batch)
         return
     images = as_array(images, "images")
     size = max(batch_size, CHUNK_BYTES // max(1, 4 * int(np.prod(images.shape[1:]))))
@@ -202,11 +208,9 @@ class _AnyBatch:
         signature = [
             {name: tf.TensorSpec([None, *value.shape[1:]], value.dtype) for name, value in state.items()},
             {name: tf.TensorSpec([], tf.float32) for name in numbers},
-            *(tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in tensors),
-        ]
+            *(tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in tensors)]
         function = tf.function(
-            lambda *given: self._function(*given, *flags), input_signature=signature, autograph=False
-        )
+            lambda *given: self._function(*given, *flags), input_signature=signature, autograph=False)
         # Called through its concrete function: TensorFlow would warn of retracing, as it knows functions by
         # the line that makes them, and this line makes one for every attack.
         return function.get_concrete_function()
@@ -234,12 +238,10 @@ class _Work:
         self.result = {
             "images": np.empty_like(images) if keep_images else None, "labels": labels,
             "predictions": np.empty(count, np.int32), "found": np.empty(count, bool),
-            "l2": np.empty(count, np.float32), "linf": np.empty(count, np.float32),
-        }
+            "l2": np.empty(count, np.float32), "linf": np.empty(count, np.float32)}
         self.batches = [
             self._first_state(images[rows], labels[rows], None if mask is None else mask[rows], rows + offset)
-            for rows in _even_parts(np.arange(count), batch_size)
-        ]
+            for rows in _even_parts(np.arange(count), batch_size)]
 
     def _first_state(self, images, labels, mask, ids) -> State:
         given = np.full_like(labels, UNKNOWN) if self.attack.labels == "predicted" else labels
@@ -262,11 +264,10 @@ class _Work:
     def _apply(self, function, *others) -> None:
         """Apply `function` to every batch; collect what is done, and form full batches of the rest."""
         self.batches = [function(state, self.numbers, *others) for state in self.batches]
-        done = [state["done"].numpy() for state in self.batches]
-        if not any(each.any() for each in done):
+        flags = [state["done"].numpy() for state in self.batches]
+        if not any(each.any() for each in flags):
             return
-        state = _concatenate(self.batches)
-        done = np.concatenate(done)
+        state, done = _concatenate(self.batches), np.concatenate(flags)
         self._collect(_rows(state, np.flatnonzero(done)))
         left = np.flatnonzero(~done)
         self.batches = [_rows(state, part) for part in _even_parts(left, self.batch_size)]
@@ -303,7 +304,7 @@ def _rows(state: State, rows: np.ndarray) -> State:
 
 
 def _result(attack: Attack, parts: list[dict], seconds: float) -> AttackResult:
-    joined = {name: None if parts[0][name] is None else np.concatenate([part[name] for part in parts])
-              for name in parts[0]}
+    joined: dict = {name: None if parts[0][name] is None else np.concatenate([part[name] for part in parts])
+                    for name in parts[0]}
     fooled = attack.hits(joined["predictions"], joined["labels"])
     return AttackResult(attack=attack, fooled=fooled, seconds=seconds, **joined)

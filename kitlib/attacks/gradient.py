@@ -127,10 +127,6 @@ class PGD(InBall):
         """The step's length."""
         return 2.5 * self.eps / self.steps if self.step is None else self.step
 
-    @property
-    def last_only(self) -> bool:
-        return self.keep == "last" and self.restarts == 1
-
     def start(self, model_fn: ModelFn, state: State, seed: tf.Tensor, first: bool) -> State:
         if not self.random_start:
             return state | {"iterate": state["images"]} | self._initial_momentum(state)
@@ -170,7 +166,7 @@ class MIM(PGD):
     eps / steps, as there.
     """
 
-    name: Literal["mim"] = "mim"
+    name: Literal["mim"] = "mim"    # type: ignore[assignment]  # each class takes its own name alone
     steps: Steps = 10
     random_start: bool = False
     decay: NotNegative = 1.0
@@ -214,8 +210,7 @@ class APGD(InBall):
             "iterate": iterate, "before": iterate, "stride": tf.zeros(rows) + 2 * self.eps,
             "top": iterate, "top_gradient": tf.zeros_like(iterate), "top_loss": tf.fill(rows, -np.inf),
             "last_loss": tf.fill(rows, np.inf), "rises": tf.fill(rows, 0.0),
-            "checked_loss": tf.fill(rows, -np.inf), "halved": tf.fill(rows, True),
-        }
+            "checked_loss": tf.fill(rows, -np.inf), "halved": tf.fill(rows, True)}
 
     def move(self, model_fn: ModelFn, state: State, number: tf.Tensor, seed: tf.Tensor) -> State:
         iterate = state["iterate"]
@@ -235,8 +230,7 @@ class APGD(InBall):
             "top_gradient": choose_rows(higher, direction, state["top_gradient"]),
             "top_loss": tf.where(higher, loss, state["top_loss"]),
             "rises": state["rises"] + tf.cast(loss > state["last_loss"], tf.float32),
-            "last_loss": loss,
-        }
+            "last_loss": loss}
 
     def _check(self, state: State, number) -> tuple[tf.Tensor, State]:
         """At a checkpoint, which images get half the step (conditions 1 and 2 of section 3.2)."""
@@ -249,8 +243,7 @@ class APGD(InBall):
             "stride": tf.where(halve, state["stride"] / 2, state["stride"]),
             "checked_loss": tf.where(checks, state["top_loss"], state["checked_loss"]),
             "halved": tf.where(checks, halve, state["halved"]),
-            "rises": tf.where(checks, 0.0, state["rises"]),
-        }
+            "rises": tf.where(checks, 0.0, state["rises"])}
 
     def _momentum_step(self, state: State, iterate, direction, number) -> tf.Tensor:
         """A projected step, three quarters of it after the first, and a quarter of the last move."""

@@ -94,8 +94,7 @@ class CarliniWagnerL2(Attack):
             "first_moment": tf.zeros_like(images), "second_moment": tf.zeros_like(images),
             "iteration": tf.fill(rows, 0), "search": tf.fill(rows, 0),
             "c": tf.zeros(rows) + self.constant, "low": tf.fill(rows, 0.0), "high": tf.fill(rows, np.inf),
-            "lowest_loss": tf.fill(rows, np.inf), "waited": tf.fill(rows, 0), "succeeded": tf.fill(rows, False),
-        }
+            "lowest_loss": tf.fill(rows, np.inf), "waited": tf.fill(rows, 0), "succeeded": tf.fill(rows, False)}
 
     def move(self, model_fn: ModelFn, state: State, number: tf.Tensor, seed: tf.Tensor) -> State:
         """One Adam iteration of every image, each in its own search."""
@@ -130,8 +129,7 @@ class CarliniWagnerL2(Attack):
             "distance": tf.where(nearer, distance, state["distance"]),
             "prediction": tf.where(nearer, tf.argmax(logits, 1, output_type=tf.int32), state["prediction"]),
             "hit": state["hit"] | succeeds,
-            "succeeded": state["succeeded"] | succeeds,
-        }
+            "succeeded": state["succeeded"] | succeeds}
 
     def _next_search(self, state: State, loss) -> State:
         """End the search of every image that is through with it, and begin its next with a new c."""
@@ -154,8 +152,7 @@ class CarliniWagnerL2(Attack):
             "second_moment": choose_rows(ends, tf.zeros_like(state["w"]), state["second_moment"]),
             "lowest_loss": tf.where(ends, np.inf, tf.where(progress, loss, state["lowest_loss"])),
             "waited": tf.where(ends, 0, waited),
-            "succeeded": state["succeeded"] & ~ends,
-        }
+            "succeeded": state["succeeded"] & ~ends}
 
     def __str__(self) -> str:
         sure = f", confidence {self.confidence:g}" if self.confidence else ""
@@ -206,8 +203,7 @@ class DeepFool(Attack):
         return state | {
             "best": choose_rows(new, iterate, state["best"]),
             "prediction": tf.where(new, prediction, state["prediction"]),
-            "hit": state["hit"] | new, "done": state["done"] | new,
-        }
+            "hit": state["hit"] | new, "done": state["done"] | new}
 
     def _linearise(self, model_fn: ModelFn, iterate, labels):
         """Logits, and for each rival class how far it is behind the label, with the gradient of that."""

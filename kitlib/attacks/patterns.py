@@ -59,12 +59,12 @@ def universal(model, images, labels, *, eps: float | None = None, patch: tuple[i
     shape = _shape(images, eps, patch)
     rng, order = np.random.default_rng(seed), np.arange(len(images))
     pattern = np.full(shape, 0.5 if patch else 0.0, np.float32)
-    low, high, step = (0.0, 1.0, 0.05) if patch else (-eps, eps, eps / 10)
+    low, high, step = (0.0, 1.0, 0.05) if eps is None else (-eps, eps, eps / 10)
     ascend = _ascent(ready, patch, target is not None)
     for _ in tqdm(range(epochs), desc="universal", unit="epoch", disable=not progress):
         rng.shuffle(order)
         for rows in np.array_split(order, -(-len(order) // batch_size)):
-            corners = places(images[rows].shape, *shape[:2], rng)
+            corners = places(images[rows].shape, shape[0], shape[1], rng)
             direction = ascend(tf.constant(pattern), images[rows], labels[rows], corners)
             pattern = np.clip(pattern + np.float32(step) * direction.numpy(), low, high)
     return Universal(pattern, None if patch else eps)

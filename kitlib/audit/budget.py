@@ -72,8 +72,7 @@ def expected(effort: Effort, subject: Subject, pace: Pace) -> dict[str, float]:
         "targeted": targets * (effort.targeted_steps or effort.apgd_steps) * kept,
         **{name: _passes(attack) * kept for name, attack in suite(subject, effort).items() if name not in ON_ALL},
         "sweep": 2 * effort.steps * min(images, effort.sweep_images), "own": own * images, "leaks": 10 * images,
-        "cw": cw_count(effort, images) * effort.cw_searches * effort.cw_steps,
-    }
+        "cw": cw_count(effort, images) * effort.cw_searches * effort.cw_steps}
     if subject.undefended is not None:      # a large one, most likely
         gradients["undefended"] = 2 * effort.steps * images
     square = effort.first_queries * min(kept, effort.first_images) * pace.forward

@@ -1,9 +1,10 @@
-"""The audit's own attacks within eps: the worst case is taken over them."""
+"""The audit's own attacks within eps."""
 from __future__ import annotations
 
 import dataclasses
 import functools
 from collections.abc import Iterable
+from typing import Literal, overload
 
 import numpy as np
 
@@ -32,7 +33,12 @@ class Ensemble(Gradients):
     def _under(self) -> dict[str, Attacked | None]:
         return {}
 
-    def under(self, name: str) -> Attacked | None:
+    @overload
+    def under(self, name: Literal["noise", "FGSM", "PGD"]) -> Attacked: ...
+    @overload
+    def under(self, name: str) -> Attacked | None: ...
+
+    def under(self, name):
         """The outcome of the attack of that name in the suite; None where PGD turned all that it would go on with."""
         if name not in self._under:
             self._under[name] = self._measure(name)
@@ -103,7 +109,7 @@ class Ensemble(Gradients):
     @functools.cached_property
     def by_gradient(self) -> np.ndarray:
         """Which images are right without attack and under every attack of the audit that follows a gradient."""
-        return self.clean & _right_under_all([*map(self.under, self.suite), self.targeted])
+        return self.clean & right_under_all([*map(self.under, self.suite), self.targeted])
 
     @functools.cached_property
     def square(self) -> Attacked | None:
@@ -134,19 +140,19 @@ class Ensemble(Gradients):
 
     def _affordable(self, count: int) -> int:
         """How many images may have all of Square's queries, of `count`, in the time that is left."""
-        spare = None if self.plan is None else self.plan.spare()
-        if spare is None:
+        plan = self.plan
+        if plan is None or (spare := plan.spare()) is None:
             return count
-        number = int(np.clip(spare / (self.plan.pace.forward * self.effort.queries), 1, count))
+        number = int(np.clip(spare / (plan.pace.forward * self.effort.queries), 1, count))
         if number < count:
-            self.plan.cut += (f"Square's {self.effort.queries} queries on {number} of {count} images",)
+            plan.cut += (f"Square's {self.effort.queries} queries on {number} of {count} images",)
         return number
 
     @functools.cached_property
     def square_alone(self) -> np.ndarray:
         """Which images are right under Square: it attacks those that PGD turned, too."""
         turned = ~self.pgd.right
-        if not turned.any():
+        if not turned.any() and self.square is not None:
             return self.square.right
         rest = self._square_on(turned, turned, self.effort.queries, "on its own").right
         return rest if self.square is None else rest | self.square.right
@@ -180,37 +186,14 @@ class Ensemble(Gradients):
         self.begin("BPDA", f"layers without gradient ({', '.join(self.blocked[1])}): PGD through them (BPDA)")
         return self.attacked(self.suite["PGD"], model=self.blocked[0], through="BPDA")
 
-    # --- all of them
-
-    @functools.cached_property
-    def ensemble(self) -> dict[str, Attacked]:
-        """Every attack within eps, by the name that tables show: the worst case is taken over them."""
-        first = [self.pgd, self.targeted]       # in the order of what they are worth, should the time run out
-        found = {name if name in ON_ALL else f"PGD, then {name.removeprefix('PGD, ')}": self.under(name)
-                 for name in self.suite}
-        others = {"PGD in 8 bits": self.in_8_bits, "PGD, then APGD targeted": first[1], "PGD, then Square": self.square,
-                  "PGD, then C&W L2": self.cw_within, "transferred PGD": self.transferred, "BPDA": self.bpda,
-                  "EOT": self.eot}
-        return {name: each for name, each in (found | others).items() if each is not None}
-
-    @property
-    def strongest(self) -> tuple[str, Attacked]:
-        """The attack of the ensemble under which accuracy is lowest, with its name."""
-        return min(self.ensemble.items(), key=lambda entry: entry[1].right.mean())
-
     @functools.cached_property
     def without_doubling(self) -> np.ndarray:
         """Which images are right under every attack of the suite, and Square, but the doubled PGD."""
         others = [self.under(name) for name in self.suite if name != "PGD, doubled"]
-        return _right_under_all([*others, self.targeted, self.square])
-
-    @functools.cached_property
-    def survivors(self) -> np.ndarray:
-        """Which images are right clean and under every attack of the ensemble."""
-        return self.clean & _right_under_all(self.ensemble.values())
+        return right_under_all([*others, self.targeted, self.square])
 
 
-def _right_under_all(found: Iterable[Attacked | None]) -> np.ndarray:
+def right_under_all(found: Iterable[Attacked | None]) -> np.ndarray:
     return np.logical_and.reduce([each.right for each in found if each is not None])
 
 

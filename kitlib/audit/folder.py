@@ -93,7 +93,7 @@ def _read(paths, labels, total: int, form: Form, rounded: bool) -> Pictures:
 def _form(shape: tuple, paths: list[Path], loading: Loading) -> Form:
     height, width, channels = shape
     if height is None or width is None:
-        sizes = {size_of(path, loading.upright) for path in paths} - {None}
+        sizes = {size for path in paths if (size := size_of(path, loading.upright))}
         if len(sizes) > 1:
             raise KitError("the model takes images of any size, and the pictures are of several: say which "
                            "(--input-shape H,W,C)")

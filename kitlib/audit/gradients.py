@@ -1,4 +1,4 @@
-"""What the model's gradients and repeated passes look like."""
+"""What the model's gradients look like."""
 from __future__ import annotations
 
 import functools
@@ -15,13 +15,11 @@ from kitlib.audit.judged import Judged
 from kitlib.models import predict_logits, softmax
 from kitlib.models.bpda import straight_through
 
-PASSES = 5
 LINE = tuple(np.linspace(0, 1, 9).round(3).tolist())      # shares of FGSM's step at which the model is asked
-AGREE = 1e-4        # between passes over the same input; a model whose passes differ by more is random
 
 
 class Gradients(Judged):
-    """Gradients for the pixels, and how the outputs for the same images differ."""
+    """Gradients for the pixels."""
 
     @functools.cached_property
     def rounded(self) -> np.ndarray:
@@ -39,7 +37,7 @@ class Gradients(Judged):
         random one of the same size."""
         rows = self.clean
         images, labels = self.images[rows], self.labels[rows]
-        random = np.random.default_rng(self.seed).choice(np.float32([-1, 1]), size=images.shape)
+        random = np.random.default_rng(self.seed).choice(np.array([-1, 1], np.float32), size=images.shape)
         step, size = self.subject.attack(attacks.FGSM).steepest_step, self.subject.eps / 4
         ways = map(tf.constant, (self._gradients(margin)[rows], random))
         moved = (np.clip(images + step(way, size).numpy(), 0, 1) for way in ways)
@@ -48,29 +46,6 @@ class Gradients(Judged):
 
     def _gradients(self, loss: Callable) -> np.ndarray:
         return input_gradients(self.model, loss, self.images, self.labels, batch_size=self.batch)
-
-    @functools.cached_property
-    def spread_of_passes(self) -> dict[str, float]:
-        """Largest difference between outputs for the same images, relative to the largest output: of five passes in
-        inference mode, of five called plainly as `model(images)`, and of images asked together and one by one."""
-        images, given = tf.constant(self.images[:16]), self.subject.target.model
-
-        def infer(some):
-            return np.asarray(given(some, training=False), np.float32)
-
-        def spread(outputs):
-            largest = max(np.abs(outputs).max(), np.finfo(np.float32).tiny)
-            return float((np.max(outputs, 0) - np.min(outputs, 0)).max() / largest)
-
-        singly = np.concatenate([infer(images[place:place + 1]) for place in range(len(images))])
-        return {"inference": spread([infer(images) for _ in range(PASSES)]),
-                "plain": spread([np.asarray(given(images), np.float32) for _ in range(PASSES)]),
-                "alone": spread([infer(images), singly])}
-
-    @property
-    def random(self) -> bool:
-        """Whether the model's passes over the same images differ."""
-        return self.spread_of_passes["inference"] > AGREE
 
     @functools.cached_property
     def blocked(self) -> tuple[keras.Model, list[str]] | None:

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
+import tensorflow as tf
 
 from kitlib import attacks
 from kitlib.attacks import Attack
@@ -17,6 +18,8 @@ from kitlib.evaluation import Accuracy
 from kitlib.models import predict_logits
 
 SHOWN = 8               # adversarial images kept of each attack, for pictures
+PASSES = 5
+AGREE = 1e-4            # between passes over the same input; a model whose passes differ by more is random
 EOT_PASSES = 16         # of a random model: their mean is attacked, their most frequent answer judged
 _NUMBERS = ("linf", "l2", "low", "high", "finite", "seconds")
 
@@ -81,6 +84,29 @@ class Judged:
         self.say(line if self.plan is None else f"{line} ({self.plan.begin(name)})")
 
     @functools.cached_property
+    def spread_of_passes(self) -> dict[str, float]:
+        """Largest difference between outputs for the same images, relative to the largest output: of five passes in
+        inference mode, of five called plainly as `model(images)`, and of images asked together and one by one."""
+        images, given = tf.constant(self.images[:16]), self.subject.target.model
+
+        def infer(some):
+            return np.asarray(given(some, training=False), np.float32)
+
+        def spread(outputs):
+            largest = max(np.abs(outputs).max(), np.finfo(np.float32).tiny)
+            return float((np.max(outputs, 0) - np.min(outputs, 0)).max() / largest)
+
+        singly = np.concatenate([infer(images[place:place + 1]) for place in range(len(images))])
+        return {"inference": spread([infer(images) for _ in range(PASSES)]),
+                "plain": spread([np.asarray(given(images), np.float32) for _ in range(PASSES)]),
+                "alone": spread([infer(images), singly])}
+
+    @property
+    def random(self) -> bool:
+        """Whether the model's passes over the same images differ."""
+        return self.spread_of_passes["inference"] > AGREE
+
+    @functools.cached_property
     def clean_logits(self) -> np.ndarray:
         return predict_logits(self.model, self.images, self.batch)
 
@@ -118,13 +144,14 @@ class Judged:
         return found
 
     def _judge(self, result: attacks.AttackResult, rows) -> Attacked:
-        right = self.answers(result.images) == self.labels[rows]
+        images = result.kept_images
+        right = self.answers(images) == self.labels[rows]
         turned = _of_several_classes(np.flatnonzero(self.clean[rows] & ~right), self.labels[rows])[:SHOWN]
         return Attacked(
             attack=result.attack, right=right, linf=float(result.linf.max()), l2=float(result.l2.max()),
-            finite=bool(np.isfinite(result.images).all()), low=float(result.images.min()),
-            high=float(result.images.max()), seconds=result.seconds, turned=rows[turned],
-            images=result.images[turned].copy())
+            finite=bool(np.isfinite(images).all()), low=float(images.min()),
+            high=float(images.max()), seconds=result.seconds, turned=rows[turned],
+            images=images[turned].copy())
 
     def run_attack(self, attack: Attack, model, images, labels, keep_images: bool = True) -> attacks.AttackResult:
         """Attack any model as this audit does."""

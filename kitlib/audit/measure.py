@@ -15,9 +15,10 @@ from kitlib.attacks import Attack
 from kitlib.audit import surrogate
 from kitlib.audit.budget import cw_count
 from kitlib.audit.copies import nearest_training_images
-from kitlib.audit.ensemble import Ensemble
+from kitlib.audit.ensemble import Ensemble, right_under_all
 from kitlib.audit.gradients import LINE
 from kitlib.audit.judged import Attacked
+from kitlib.audit.subject import ON_ALL
 from kitlib.evaluation import Accuracy, along
 from kitlib.models import as_pixels, predict_logits
 
@@ -118,10 +119,10 @@ class Measurements(Ensemble):
     @functools.cached_property
     def own_doubled(self) -> dict[str, Attacked]:
         """Those of them that take steps within a ball, with twice the steps."""
-        doubled = {name: attack.model_copy(update={"steps": 2 * attack.steps})
-                   for name, attack in self.subject.own_attacks.items()
-                   if isinstance(attack, attacks.InBall) and getattr(attack, "steps", 0)}
-        return {name: self.attacked(attack) for name, attack in doubled.items()}
+        steps = {name: getattr(attack, "steps", 0) for name, attack in self.subject.own_attacks.items()
+                 if isinstance(attack, attacks.InBall)}
+        return {name: self.attacked(self.subject.own_attacks[name].model_copy(update={"steps": 2 * count}))
+                for name, count in steps.items() if count}
 
     @functools.cached_property
     def own_named(self) -> dict[str, np.ndarray]:
@@ -187,7 +188,8 @@ class Measurements(Ensemble):
         for eps in (self.subject.eps, self.subject.grey):
             attack = self.suite["PGD"].model_copy(update={"eps": eps})
             found.append(~self.run_attack(attack, known.model, known.images, known.labels, keep_images=False).fooled)
-        return tuple(map(Accuracy.of, found))
+        clean, at_eps, grey = map(Accuracy.of, found)
+        return clean, at_eps, grey
 
     # --- the smallest perturbation, and a step
 
@@ -204,12 +206,13 @@ class Measurements(Ensemble):
         if len(rows) == 0:
             return None
         known = self.resume.recall("carlini_wagner")
-        if known is None:
-            self.begin("cw", str(self._cw))
-            found = self.run_attack(self._cw, self.model, self.images[rows], self.labels[rows])
-            known = {"rows": rows, "found": found.found, "l2": found.l2, "linf": found.linf, "seconds": found.seconds}
-            self.resume.keep("carlini_wagner", known)
-        return Distances(**known | {"seconds": float(known["seconds"])})
+        if known is not None:
+            return Distances(known["rows"], known["found"], known["l2"], known["linf"], float(known["seconds"]))
+        self.begin("cw", str(self._cw))
+        made = self.run_attack(self._cw, self.model, self.images[rows], self.labels[rows])
+        found = Distances(rows, made.found, made.l2, made.linf, made.seconds)
+        self.resume.keep("carlini_wagner", vars(found))
+        return found
 
     @functools.cached_property
     def cw_within(self) -> Attacked | None:
@@ -222,8 +225,7 @@ class Measurements(Ensemble):
         right[found.rows[within]] = False
         largest = {name: float(getattr(found, name)[within].max(initial=0.0)) for name in ("l2", "linf")}
         return Attacked(self._cw, right, **largest, low=0.0, high=1.0, finite=True,  # by its tanh
-                        seconds=found.seconds,
-                        turned=np.empty(0, int), images=self.images[:0])
+                        seconds=found.seconds, turned=np.empty(0, int), images=self.images[:0])
 
     @functools.cached_property
     def along_the_step(self) -> tuple[np.ndarray, np.ndarray]:
@@ -243,3 +245,26 @@ class Measurements(Ensemble):
             return None
         self.begin("other", f"copies of the judged images among {len(training):,} training images")
         return nearest_training_images(self.images, training, self.seed)
+
+    # --- all of them
+
+    @functools.cached_property
+    def ensemble(self) -> dict[str, Attacked]:
+        """Every attack within eps, by the name that tables show: the worst case is taken over them."""
+        first = [self.pgd, self.targeted]       # in the order of what they are worth, should the time run out
+        found = {name if name in ON_ALL else f"PGD, then {name.removeprefix('PGD, ')}": self.under(name)
+                 for name in self.suite}
+        others = {"PGD in 8 bits": self.in_8_bits, "PGD, then APGD targeted": first[1], "PGD, then Square": self.square,
+                  "PGD, then C&W L2": self.cw_within, "transferred PGD": self.transferred, "BPDA": self.bpda,
+                  "EOT": self.eot}
+        return {name: each for name, each in (found | others).items() if each is not None}
+
+    @property
+    def strongest(self) -> tuple[str, Attacked]:
+        """The attack of the ensemble under which accuracy is lowest, with its name."""
+        return min(self.ensemble.items(), key=lambda entry: entry[1].right.mean())
+
+    @functools.cached_property
+    def survivors(self) -> np.ndarray:
+        """Which images are right clean and under every attack of the ensemble."""
+        return self.clean & right_under_all(self.ensemble.values())

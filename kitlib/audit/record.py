@@ -225,8 +225,7 @@ def run(measurements: Measurements, *, model: str, data: str, class_order: str =
         checks=tuple(CheckRecord.of(check, found) for check, found in findings),
         verdict=judge(m, findings, proved), classes=_classes(m), proved=proved,
         planned=None if m.plan is None else round(m.plan.seconds, 1), cut=() if m.plan is None else m.plan.cut,
-        loading=loading,
-    )
+        loading=loading)
     return Audit(record, m)
 
 
@@ -270,7 +269,7 @@ def is_of_its_model(folder: Path) -> bool:
 
 def attack_table(record: AuditRecord) -> pd.DataFrame:
     """One row an attack: accuracy in per cent with interval and count, what it was, and its time."""
-    rows = [("no attack", record.clean, "", None)]
+    rows: list[tuple[str, Measured, str, float | None]] = [("no attack", record.clean, "", None)]
     rows += [(name, each, each.attack, each.seconds) for name, each in record.attacks.items()]
     rows += [("worst case", record.worst_case, "right under every attack", None)]
     rows += [("proved, at least", record.proved.proved, record.proved.method, None)] if record.proved else []

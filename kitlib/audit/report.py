@@ -121,8 +121,7 @@ def audit_page(record: AuditRecord, pictures: tuple[Picture, ...] = ()) -> Page:
         Section("The nineteen checks", tables=(checks(record),)),
         Section("What each check asks", tables=(_questions(record),)),
         Section("Time", facts=_times(record)),
-        repeat(record.environment, record.command, ("Date", record.date), ("To cite this audit", citation(record))),
-    )
+        repeat(record.environment, record.command, ("Date", record.date), ("To cite this audit", citation(record))))
     return Page(f"Is this robustness real? {record.model}", f"{mark}{record.data}",
                 ((record.verdict.kind, record.verdict.sentence),), sections)
 
@@ -162,14 +161,12 @@ def _sentences(clauses: tuple[str, ...]) -> tuple[str, ...]:
 
 def _asked(record: AuditRecord) -> tuple[tuple[str, str], ...]:
     claim = "none" if record.claim is None else percent(record.claim)
-    return (
-        ("Model", record.model), ("Images", f"{record.clean.count} of: {record.data}"),
-        ("Threat model", f"{record.eps_written}, pixels in [0, 1]; the attacker knows the model"),
-        ("Claimed robust accuracy", claim), ("Robust accuracy on these images", _both_sides(record)),
-        ("The model takes", record.takes), ("It returns", record.returns),
-        ("Classes", record.class_order), ("Guessing would get", percent(record.chance)),
-        ("Effort", f"{'quick' if record.quick else 'full'}: {_listed(record.effort.model_dump())}"),
-    )
+    return (("Model", record.model), ("Images", f"{record.clean.count} of: {record.data}"),
+            ("Threat model", f"{record.eps_written}, pixels in [0, 1]; the attacker knows the model"),
+            ("Claimed robust accuracy", claim), ("Robust accuracy on these images", _both_sides(record)),
+            ("The model takes", record.takes), ("It returns", record.returns),
+            ("Classes", record.class_order), ("Guessing would get", percent(record.chance)),
+            ("Effort", f"{'quick' if record.quick else 'full'}: {_listed(record.effort.model_dump())}"))
 
 
 def _both_sides(record: AuditRecord) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pydantic
+from pydantic_core import ErrorDetails
 
 from kitlib import models
 from kitlib.attacks.base import Norm
@@ -62,7 +63,7 @@ class Asked(Settings):
             raise KitError("; ".join(map(_problem, error.errors()))) from None
 
 
-def _problem(entry: dict) -> str:
+def _problem(entry: ErrorDetails) -> str:
     if not entry["loc"]:
         return entry["msg"].removeprefix("Value error, ")
     name = str(entry["loc"][0])

@@ -37,7 +37,7 @@ def save(m: Measurements, folder: Path) -> tuple[int, int]:
     found = m.run_attack(m.eight_bit_attack, m.model, m.images[rows], m.labels[rows])
     kept = 0
     with atomic_folder(folder) as whole:
-        for row, image in zip(rows[found.fooled], found.images[found.fooled], strict=True):
+        for row, image in zip(rows[found.fooled], found.kept_images[found.fooled], strict=True):
             path = whole / names[m.labels[row]] / f"{row}.png"
             path.parent.mkdir(exist_ok=True)
             Image.fromarray(np.round(255 * image).astype(np.uint8).squeeze()).save(path)

@@ -103,7 +103,7 @@ class Subject:
         """The distance within which every image can be made solid grey."""
         return 0.5 if self.norm == "linf" else 0.5 * float(np.sqrt(np.prod(self.images.shape[1:])))
 
-    def attack(self, family: type[Attack], **fields) -> Attack:
+    def attack(self, family: type[attacks.InBall], **fields) -> attacks.InBall:
         """An attack within eps."""
         return family(eps=self.eps, norm=self.norm, **fields)
 
@@ -136,8 +136,7 @@ def suite(subject: Subject, effort: Effort) -> dict[str, Attack]:
         f"APGD {second}": attack(attacks.APGD, steps=more, loss=second.lower(), stop_early=True),
         "C&W margin (L-inf)" if subject.norm == "linf" else "PGD margin":
             attack(attacks.PGD, steps=steps, loss="margin", stop_early=True),
-        "PGD, doubled": attack(attacks.PGD, steps=2 * steps, restarts=2, stop_early=True),
-    }
+        "PGD, doubled": attack(attacks.PGD, steps=2 * steps, restarts=2, stop_early=True)}
 
 
 def _wiring(model) -> str:

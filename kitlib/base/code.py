@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
+_DOCUMENTED = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 Place = tuple[str, str]     # module, name of a top-level definition in it
 
 
@@ -41,7 +42,7 @@ def digest_of_text(text: str, also: Iterable[Place] = (), without: tuple[str, ..
     return _digest_of({*also, *_Module(text).spoken_of_elsewhere}, without)
 
 
-def _digest_of(places: set[Place], without: tuple[str, ...], own: list[str] = ()) -> str:
+def _digest_of(places: set[Place], without: tuple[str, ...], own: Iterable[str] = ()) -> str:
     found = reached(places, without)
     text = "\n".join([*(f"{place}: {found[place]}" for place in sorted(found)), *own])
     return hashlib.sha256(text.encode()).hexdigest()
@@ -97,28 +98,28 @@ class _Module:
                 code = ast.dump(_without_docstrings(node))
                 before, names = self.definitions.get(defined, ("", set()))
                 self.definitions[defined] = (before + code, names | self._spoken_of(node))
-        self.spoken_of_elsewhere = {place for place in self._spoken_of(tree) if place[0] is not None}
+        self.spoken_of_elsewhere = {(module, name) for module, name in self._spoken_of(tree) if module is not None}
 
     def _spoken_of(self, node: ast.AST) -> set[tuple[str | None, str]]:
-        found = set()
+        found: set[tuple[str | None, str]] = set()
         for each in ast.walk(node):
             if isinstance(each, ast.Name):
                 found.add(self.bindings.get(each.id, (None, each.id)))
-            elif isinstance(each, ast.Attribute) and getattr(each.value, "id", None) in self.bindings:
-                found.add((".".join(self.bindings[each.value.id]), each.attr))
+            elif isinstance(each, ast.Attribute) and (name := getattr(each.value, "id", "")) in self.bindings:
+                found.add((".".join(self.bindings[name]), each.attr))
         return found
 
 
 @functools.cache
 def _module(name: str) -> _Module:
-    return _Module(_file(name).read_text(encoding="utf-8"))
+    """What a module of kitlib defines; nothing of any other name."""
+    file = _file(name)
+    return _Module(file.read_text(encoding="utf-8") if file else "")
 
 
 def _resolved(place: Place) -> Place | None:
     """Where a name is defined, through the doors that hand it on; None where it is none of kitlib's definitions."""
     module, name = place
-    if not _file(module):
-        return None
     known = _module(module)
     if name in known.definitions:
         return place
@@ -131,7 +132,7 @@ def _cut(place: Place, without: tuple[str, ...]) -> bool:
 
 
 def _names_of(node: ast.stmt) -> list[str]:
-    if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)):
+    if isinstance(node, _DOCUMENTED):
         return [node.name]
     targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
     return [each.id for target in targets for each in ast.walk(target) if isinstance(each, ast.Name)]
@@ -139,7 +140,6 @@ def _names_of(node: ast.stmt) -> list[str]:
 
 def _without_docstrings(node: ast.AST) -> ast.AST:
     for each in ast.walk(node):
-        documented = isinstance(each, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
-        if documented and ast.get_docstring(each, clean=False) is not None:
+        if isinstance(each, _DOCUMENTED) and ast.get_docstring(each, clean=False) is not None:
             each.body = each.body[1:] or [ast.Pass()]
     return node

@@ -34,11 +34,11 @@ def atomic_file(path: Path):
         if path.exists() and not path.is_file():    # a device, say: renaming would put a file in its place
             raise KitError(f"{path} is a {'folder' if path.is_dir() else 'device or pipe'}: choose a file")
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     except OSError as error:
         raise KitError(f"{path.parent} cannot be written ({error.strerror}): {_FREE_SPACE}") from None
     os.close(handle)
-    aside = Path(aside)
+    aside = Path(name)
     try:
         yield aside
         _to_disk(aside)

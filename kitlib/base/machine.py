@@ -29,8 +29,7 @@ def environment() -> dict:
                  for gpu in tf.config.list_physical_devices("GPU")],
         "fast_precision": choose_precision("auto"),
         "judged_in": "float32",
-        "keras_settings": {"backend": keras.config.backend(), **keras_settings(keras)},
-    }
+        "keras_settings": {"backend": keras.config.backend(), **keras_settings(keras)}}
 
 
 def _version(package: str) -> str | None:

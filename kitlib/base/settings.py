@@ -7,6 +7,7 @@ import typing
 from typing import Annotated, Any
 
 import pydantic
+from pydantic_core import ErrorDetails
 
 _SHOWN = 5  # problems in one message
 
@@ -49,7 +50,7 @@ def _problems(error: pydantic.ValidationError, settings: type[Settings]) -> str:
     return "; ".join(problems[:_SHOWN] + more)
 
 
-def _problem(entry: dict, settings: type[Settings]) -> str:
+def _problem(entry: ErrorDetails, settings: type[Settings]) -> str:
     place = ".".join(str(part) for part in entry["loc"]) or "the whole"
     if entry["type"] == "extra_forbidden":
         known = _fields_at(settings, entry["loc"][:-1])
@@ -150,7 +151,7 @@ def slug(name: str) -> str:
     return "_".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What a Keras or TensorFlow error says, without its listing of arguments, its colours and places in a graph."""
     said = re.sub(r"\x1b\[[0-9;]*m|{{.*?}} *| *\[Op:.*?\]", "", str(error))
     lines = [line.strip() for line in said.splitlines() if line.strip()]

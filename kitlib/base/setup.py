@@ -25,6 +25,7 @@ _VARIABLES = {
 # What a keras.json may change, and what it must be for the same networks and numbers everywhere.
 KERAS = {"image_data_format": "channels_last", "floatx": "float32", "epsilon": 1e-7}
 POLICY = "float32"
+_kept_memory: list[bool] = []    # filled by the first call in this process that sets malloc up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,16 +96,14 @@ def _keep_freed_memory() -> list[str]:
     of some megabytes, made and freed in every step, that can take as long as the arithmetic (`python -m
     benchmarks.training allocator`). Where MALLOC_... variables or another allocator are set, those rule.
     """
-    if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
-        return []
-    if getattr(_keep_freed_memory, "done", False):
+    if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ) or _kept_memory:
         return []
     with contextlib.suppress(AttributeError, OSError):      # another C library
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_MMAP_MAX, 0)
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(_TOP_PAD, 64 * 2**20)
-        _keep_freed_memory.done = True
+        _kept_memory.append(True)
         return ["malloc keeps freed memory for the next tensors"]
     return []
 

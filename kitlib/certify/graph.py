@@ -23,6 +23,10 @@ from kitlib.models.reading import WithoutActivation
 from kitlib.models.wiring import is_graph
 
 
+def _not_affine(tensors: list, sizes: Callable) -> tf.Tensor:
+    raise TypeError("only affine nodes are linear")
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Node:
     """One step. inputs: places of earlier nodes in the list that `open_model` returns.
@@ -36,7 +40,7 @@ class Node:
 
     kind: str
     inputs: tuple[int, ...] = ()
-    linear: Callable | None = None
+    linear: Callable = _not_affine
     bias: Callable | None = None
     form: str = ""
     terms: int = 0
@@ -237,7 +241,7 @@ _LAYERS = {
     **dict.fromkeys((layers.InputLayer, layers.Identity, layers.Dropout, layers.SpatialDropout2D, layers.GaussianNoise,
                      layers.Activation), lambda nodes, layer, inputs: inputs[0]),
 }
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[str, Callable] = {
     "linear": lambda nodes, place: place, "relu": _relu, "relu6": lambda nodes, place: _relu(nodes, place, most=6.0),
     "leaky_relu": lambda nodes, place: _relu(nodes, place, 0.2),
     **{name: lambda nodes, place, name=name: _append(nodes, "pointwise", [place], function=name)

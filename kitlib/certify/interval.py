@@ -86,7 +86,7 @@ def forward(nodes: list[Node], space: InputSet, improve=None) -> list[Box]:
 def _affine(node: Node, inputs: list[Box], unit: float) -> Box:
     """The layer moves the middle of the box; the sizes of its weights move the half widths."""
     level, ball = max(box.level for box in inputs), inputs[0].ball if len(inputs) == 1 else None
-    moved = ball and node.form != "mixing" and (node.affine([ball[0]]), node.linear([ball[1]], tf.square))
+    moved = (node.affine([ball[0]]), node.linear([ball[1]], tf.square)) if ball and node.form != "mixing" else None
     if node.form == "copy":
         lower, upper = (node.affine([getattr(box, end) for box in inputs]) for end in ("lower", "upper"))
         return Box(lower, upper, level, ball=moved)
@@ -94,7 +94,7 @@ def _affine(node: Node, inputs: list[Box], unit: float) -> Box:
     middles, halves = zip(*(box.middle_and_half for box in inputs), strict=True)
     middle, half = node.affine(list(middles)), node.linear(list(halves), tf.abs)
     half = half + share * size if unit else half
-    box = Box(middle - half, middle + half, level, size, ball=moved or None)
+    box = Box(middle - half, middle + half, level, size, ball=moved)
     if node.form == "diagonal":
         return box
     box = box._replace(level=min(2, level + 1))

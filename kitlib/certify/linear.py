@@ -38,6 +38,7 @@ def lower_bounds(nodes: list[Node], boxes: list[Box], last: int, weights, space:
                                 if node.kind == "affine" else _along_lines(node, weights, box))
             bound += constant
             if space.unit and node.form != "copy":
+                assert box.size is not None     # every box but those of the pixels and of copies has one
                 bound -= share * total(tf.abs(weights) * box.size[:, None])
             for place, part in zip(node.inputs, pulled, strict=True):
                 waiting[place] = waiting[place] + part if place in waiting else part
@@ -80,6 +81,7 @@ def _through_layer(node: Node, weights, shapes: list):
 
 def _along_lines(node: Node, weights, box: Box):
     """Positive weights take the line below, negative ones the line above."""
+    assert box.lines is not None    # the node is pointwise or max
     (low, ground), (high, top) = ([part[:, None] for part in line] for line in box.lines)
     positive, negative = tf.maximum(weights, 0.0), tf.minimum(weights, 0.0)
     constant = total(positive * ground + negative * top)
@@ -113,8 +115,9 @@ def linear_forward(nodes: list[Node], space: InputSet, intersect: bool = True) -
 def _before_what_is_not_linear(nodes: list[Node]) -> dict[int, bool]:
     """The nodes whose bounds decide lines, copies traced back; and whether only relus follow, whose lines are exact
     where zero is not between the bounds."""
-    found, todo = {}, [(place, node.function == "relu") for node in nodes if node.kind in ("pointwise", "max")
-                       for place in node.inputs]
+    found: dict[int, bool] = {}
+    todo = [(place, node.function == "relu") for node in nodes if node.kind in ("pointwise", "max")
+            for place in node.inputs]
     for place, relu in todo:
         if nodes[place].form == "copy":
             todo += [(earlier, relu) for earlier in nodes[place].inputs]

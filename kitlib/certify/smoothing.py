@@ -118,6 +118,6 @@ def _begun(path: Path | None, work: np.ndarray, images: int) -> np.ndarray:
     if path is None or not Path(path).exists():
         return np.full((images, 2), -1, np.int64)
     kept = read_arrays(Path(path))
-    if not np.array_equal(kept.get("work"), work) or "found" not in kept:
+    if not {"work", "found"} <= kept.keys() or not np.array_equal(kept["work"], work):
         raise KitError(f"{path} is of other images, weights, settings or another seed: choose another file")
     return kept["found"]

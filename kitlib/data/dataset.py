@@ -76,11 +76,11 @@ class Dataset:
     def only_split(self) -> Dataset:
         """The same without the images that are in no part."""
         used = np.sort(np.concatenate(list(self.split.values())))
+        groups, files, digests = (None if each is None else each[used]
+                                  for each in (self.groups, self.files, self.digests))
         return dataclasses.replace(
-            self, images=self.images[used], labels=self.labels[used],
-            split={part: np.searchsorted(used, indices) for part, indices in self.split.items()},
-            **{name: None if getattr(self, name) is None else getattr(self, name)[used]
-               for name in ("groups", "files", "digests")})
+            self, images=self.images[used], labels=self.labels[used], groups=groups, files=files, digests=digests,
+            split={part: np.searchsorted(used, indices) for part, indices in self.split.items()})
 
     def report(self) -> dict:
         """Counts by part and class, shape, and what is in the data more than once. JSON-able.
@@ -100,9 +100,8 @@ class Dataset:
             "identical_files": None if self.digests is None else int(len(prints) - len(np.unique(self.digests))),
             "shared": self._shared(prints),
             "groups": None if self.groups is None else int(len(np.unique(self.groups))),
-            "groups_shared": None if self.groups is None else self._groups_shared(),
-            **self.facts,
-        }
+            "groups_shared": None if self.groups is None else self._shared_groups(self.groups),
+            **self.facts}
 
     def _counts(self, indices) -> dict[str, int]:
         counts = np.bincount(self.labels[indices], minlength=len(self.class_names))
@@ -112,8 +111,8 @@ class Dataset:
         pairs = [("train", "validation"), ("train", "test"), ("validation", "test")]
         return {f"{a}-{b}": int(np.isin(prints[self.split[b]], prints[self.split[a]]).sum()) for a, b in pairs}
 
-    def _groups_shared(self) -> int:
-        parts_of = Counter(group for part in PARTS for group in set(self.groups[self.split[part]].tolist()))
+    def _shared_groups(self, groups: np.ndarray) -> int:
+        parts_of = Counter(group for part in PARTS for group in set(groups[self.split[part]].tolist()))
         return sum(parts > 1 for parts in parts_of.values())
 
     def save(self, path: Path) -> None:
@@ -132,7 +131,7 @@ class Dataset:
         try:
             about = json.loads(arrays.pop("about").item())
             parts = {part: arrays.pop(f"split_{part}") for part in PARTS}
-            about["class_names"] = tuple(about["class_names"])
-            return cls(split=parts, **about, **arrays)
+            about |= {"class_names": tuple(about["class_names"]), "split": parts}
+            return cls(**about | arrays)
         except (KeyError, TypeError, ValueError):
             raise KitError(f"{path} holds no prepared data set: delete it and run notebook 01 again") from None

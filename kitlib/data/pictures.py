@@ -216,9 +216,10 @@ def _with_torchvision(picture: Image.Image, form: Form) -> Image.Image:
     """torchvision's Resize(form.shorter_side), CenterCrop((form.height, form.width))."""
     picture = picture.convert("L" if form.channels == 1 else "RGB")
     short = min(picture.size)
-    to = tuple(form.shorter_side if side == short else int(form.shorter_side * side / short) for side in picture.size)
-    picture = picture.resize(to, Image.Resampling.BILINEAR)
-    left, top = (round((side - wanted) / 2) for side, wanted in zip(to, (form.width, form.height), strict=True))
+    width, height = (form.shorter_side if side == short else int(form.shorter_side * side / short)
+                     for side in picture.size)
+    picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = round((width - form.width) / 2), round((height - form.height) / 2)
     return picture.crop((left, top, left + form.width, top + form.height))
 
 

@@ -41,21 +41,21 @@ def near_duplicates(images: np.ndarray, threshold: float = DUPLICATES) -> tuple[
     others by less, whatever float32 rounds to.
     """
     vectors, copies = unit_vectors(images), _copies(images)
-    pairs, values = [], []
+    places, found = [], []
     for first in range(0, len(vectors), ROWS):
         block = np.minimum(vectors[first:first + ROWS] @ vectors[first:].T, BELOW_ONE)
         block[copies[first:first + ROWS, None] == copies[None, first:]] = 1
         row, column = np.nonzero(np.triu(block > threshold, k=1))
-        pairs.append(np.stack([row, column], 1) + first)
-        values.append(block[row, column])
-    pairs, values = np.concatenate(pairs), np.concatenate(values)
+        places.append(np.stack([row, column], 1) + first)
+        found.append(block[row, column])
+    pairs, values = np.concatenate(places), np.concatenate(found)
     order = np.argsort(-values, kind="stable")
     return pairs[order], values[order]
 
 
 def _copies(images: np.ndarray) -> np.ndarray:
     """A number for each image, equal for those that are equal in every pixel."""
-    digests = [hashlib.sha256(np.ascontiguousarray(image)).digest() for image in images]
+    digests = [hashlib.sha256(image.tobytes()).digest() for image in images]
     return np.unique(np.array(digests, "V32"), return_inverse=True)[1]
 
 
@@ -93,8 +93,7 @@ def neighbour_similarity(images: np.ndarray, labels: np.ndarray, lags=(1, 2, 3, 
         found[label] = {
             "consecutive": (own[:-1] * own[1:]).sum(1),
             "by_lag": {lag: float((own[:-lag] * own[lag:]).sum(1).mean()) for lag in lags if lag < len(own)},
-            "random": float((own[first[apart]] * own[second[apart]]).sum(1).mean()),
-        }
+            "random": float((own[first[apart]] * own[second[apart]]).sum(1).mean())}
     return found
 
 

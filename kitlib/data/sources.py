@@ -9,6 +9,7 @@ import pickletools
 import tarfile
 from collections import Counter
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -170,18 +171,19 @@ def _cifar10_from_archive(path: Path) -> np.ndarray:
         raise KitError(f"{printable(path)} is not the official archive (its sha256 differs): delete it and get it "
                        "again")
     with tarfile.open(path) as archive:
-        return np.concatenate([_records_in_pickle(archive.extractfile(f"cifar-10-batches-py/{name}").read())
+        return np.concatenate([_records_in_pickle(archive.extractfile(f"cifar-10-batches-py/{name}") or b".")
                                for name in CIFAR10_FILES])
 
 
-def _records_in_pickle(data: bytes) -> np.ndarray:
-    labels, pixels, in_labels = [], None, False
+def _records_in_pickle(data: IO[bytes] | bytes) -> np.ndarray:
+    labels: list[int] = []
+    pixels, in_labels = None, False
     for opcode, value, _ in pickletools.genops(data):
         if isinstance(value, str) and len(value) == CIFAR10_RECORDS * (CIFAR10_RECORD - 1):
             pixels = np.frombuffer(value.encode("latin-1"), np.uint8)
         elif value == "labels":
             in_labels = True
-        elif in_labels and opcode.name == "BININT1" and len(labels) < CIFAR10_RECORDS:
+        elif in_labels and opcode.name == "BININT1" and isinstance(value, int) and len(labels) < CIFAR10_RECORDS:
             labels.append(value)
     if pixels is None or len(labels) != CIFAR10_RECORDS or max(labels) > 9:
         raise KitError("CIFAR-10: the archive's batches are not laid out as published: get it again")
@@ -242,7 +244,7 @@ def _download_lung() -> Path:
 
 def images_home(settings: DataSettings, folder: Path) -> Path:
     """The folder of `image_folder`: its path, taken from the data folder where it is not absolute."""
-    return folder / os.path.expanduser(settings.path)
+    return folder / os.path.expanduser(settings.path or "")
 
 
 def _image_folder(settings, seed, folder):

@@ -1,7 +1,7 @@
 """What the runs of a sweep say together: means, spreads and intervals over seeds, verdicts, and tables of them."""
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -127,17 +127,18 @@ class Group(Settings):
                       first.experiment["evaluation"]["headline"], worst_case))
 
 
-def _accuracies(by_seed: dict[int, Measured]) -> Spread:
+def _accuracies(by_seed: Mapping[int, Measured]) -> Spread:
     return Spread.of({seed: each.accuracy for seed, each in by_seed.items()})
 
 
 def _distance(by_seed: dict[int, Answer]) -> Distance | None:
     """None of an attack that does not look for the nearest adversarial image."""
-    if any(each.success_rate is None for each in by_seed.values()):
+    rates = {seed: each.success_rate for seed, each in by_seed.items() if each.success_rate is not None}
+    lengths = {seed: each.mean_l2 for seed, each in by_seed.items() if each.mean_l2 is not None}
+    if rates.keys() != by_seed.keys():
         return None
-    lengths = {seed: each.mean_l2 for seed, each in by_seed.items()}
-    return Distance(mean_l2=None if None in lengths.values() else Spread.of(lengths),
-                    success_rate=Spread.of({seed: each.success_rate for seed, each in by_seed.items()}))
+    return Distance(mean_l2=Spread.of(lengths) if lengths.keys() == by_seed.keys() else None,
+                    success_rate=Spread.of(rates))
 
 
 def accuracy_table(groups: Iterable[Group]) -> pd.DataFrame:
@@ -177,7 +178,7 @@ def cell(spread: Spread, distance: Distance | None = None) -> str:
     if distance is not None:
         length = f"mean L2 distance {_plus_minus(distance.mean_l2, 1, 2)}" if distance.mean_l2 else "none found"
         return f"{length}, success {_plus_minus(distance.success_rate, 100, 0)} %, n = {spread.n}"
-    if spread.deviation is None:
+    if spread.deviation is None or spread.interval is None:
         return f"{100 * spread.mean:.1f}, n = 1"
     low, high = spread.interval
     return f"{100 * spread.mean:.1f} ± {100 * spread.deviation:.1f} [{100 * low:.1f}, {100 * high:.1f}], n = {spread.n}"

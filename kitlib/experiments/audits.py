@@ -13,6 +13,7 @@ from kitlib.base.files import sha256
 from kitlib.base.settings import Epsilon
 from kitlib.experiments import pretrained, results, runs
 from kitlib.experiments.runs import Run
+from kitlib.experiments.settings import threat_of
 from kitlib.models.reading import prepare
 
 
@@ -34,14 +35,13 @@ def of_run(run: Run, which: str = "defended", images: int = 1000, eps: float | N
     subject = Subject(
         target=prepare(run.model(which), pixels[:16], input_range=(0.0, 1.0)),
         images=pixels, labels=labels, class_names=dataset.class_names,
-        eps=experiment.attacks.as_defined[experiment.evaluation.headline].eps if eps is None else eps, claim=claim,
-        norm=norm,
+        eps=threat_of(experiment.attacks.as_defined, experiment.evaluation.headline).eps if eps is None else eps,
+        claim=claim, norm=norm,
         own_attacks=experiment.attacks.as_published,
         undefended=run.model("baseline") if which == "defended" else None,
         train_images=dataset.images[dataset.split["train"]], train_labels=dataset.labels_of("train"),
         robust_history=tuple(history.get("robust_accuracy", ())),
-        kept_epoch=int(np.argmax(kept)) if any(kept) else None,
-    )
+        kept_epoch=int(np.argmax(kept)) if any(kept) else None)
     order = "as the experiment trained it: " + ", ".join(f"{n} = {name}" for n, name in enumerate(dataset.class_names))
     name = f"{which} model of {experiment.name}, profile {run.profile}, seed {run.seed}"
     return subject, {"model": name, "model_sha256": sha256(run.path(f"models/{which}.keras")), "data": dataset.source,

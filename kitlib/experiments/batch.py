@@ -91,7 +91,8 @@ def config_of(jobs: list[Job]) -> dict:
 def _state_of_weights(job: Job) -> str:
     """Changes with the files of weights that the networks of a run begin with; empty where there are none."""
     experiment = job.run.experiment
-    networks = [experiment.model, *(each.model for each in experiment.compared_models.values() if each.training)]
+    compared = experiment.compared_models.values()
+    networks = [experiment.model, *(each.model for each in compared if each.training and each.model)]
     named = (network.options.get("weights") for network in networks)
     files = {models.weights_file(weights) for weights in named if isinstance(weights, str) and weights != "imagenet"}
     states = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(files) if file.is_file()]
@@ -186,5 +187,4 @@ def _snakemake(folder: Path, cores: str) -> list[str]:
         sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"),
         "--directory", str(folder), "--configfile", str(folder / "batch.json"), "--cores", cores,
         "--nolock",  # a lock file would outlive a kill; `locked` does not
-        "--rerun-incomplete", "--keep-going", "--rerun-triggers", *RERUN_TRIGGERS,
-    ]
+        "--rerun-incomplete", "--keep-going", "--rerun-triggers", *RERUN_TRIGGERS]

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 
 import keras
@@ -15,6 +16,7 @@ from kitlib.base.settings import KitError, choose
 from kitlib.data import Dataset
 from kitlib.evaluation import Accuracy, Evaluation, defences, evaluate
 from kitlib.experiments.runs import Run
+from kitlib.experiments.settings import ComparisonSettings
 
 TIMED_IMAGES, TIMINGS = 256, 5
 
@@ -57,8 +59,7 @@ def trained(run: Run, dataset: Dataset, name: str, progress: bool = True) -> tup
     run.save_model(f"compared_models/{name}", model)
     run.write_record(f"compared_models/{name}", {
         "made_of": run.made_of(name), "history": history, "parameters": model.count_params(), "seconds": seconds,
-        "precision": training.precision_of(history),
-    })
+        "precision": training.precision_of(history)})
     return model, seconds
 
 
@@ -68,13 +69,11 @@ def candidate(run: Run, dataset: Dataset, name: str, progress: bool = True) -> C
     compared_model = run.experiment.compared_models.get(name)
     if compared_model is None or compared_model.preprocessing is None:
         return Candidate(model, model, model, seconds)
-    defence, samples = compared_model.preprocessing, run.experiment.comparison.samples
+    defence, samples = compared_model.preprocessing, _comparison(run).samples
     # The attackers' draws are others than those that the defence answers with.
-    return Candidate(
-        defences.deployed(model, defence, seed=run.seed),
-        defences.wrap(model, defence, adaptive=True, samples=samples, seed=run.seed + 1),
-        defences.wrap(model, defence, seed=run.seed + 2), seconds, defence.randomised,
-    )
+    return Candidate(defences.deployed(model, defence, seed=run.seed),
+                     defences.wrap(model, defence, adaptive=True, samples=samples, seed=run.seed + 1),
+                     defences.wrap(model, defence, seed=run.seed + 2), seconds, defence.randomised)
 
 
 def judge(
@@ -123,18 +122,22 @@ class ComparisonData:
     baseline: keras.Model
 
 
-def comparison_data(run: Run, dataset: Dataset) -> ComparisonData:
-    """The test images of the comparison, and the headline attack's images made on the baseline."""
-    comparison = run.experiment.comparison
-    if comparison is None:
+def _comparison(run: Run) -> ComparisonSettings:
+    if run.experiment.comparison is None:
         raise KitError(f"experiment '{run.experiment.name}' has no `comparison`: add it and `compared_models` to its "
                        "file")
+    return run.experiment.comparison
+
+
+def comparison_data(run: Run, dataset: Dataset) -> ComparisonData:
+    """The test images of the comparison, and the headline attack's images made on the baseline."""
+    comparison = _comparison(run)
     images, labels = dataset.part("test", limit=comparison.images)
     baseline = run.model("baseline")
     headline = _to_the_end(comparison.attacks[comparison.headline])
     made = attacks.run(headline, baseline, images, labels, seed=run.seed,
                        batch_size=run.experiment.evaluation.batch_size)
-    return ComparisonData(images, labels, made.images, baseline)
+    return ComparisonData(images, labels, made.kept_images, baseline)
 
 
 def judged(run: Run, dataset: Dataset, name: str, on: ComparisonData, progress: bool = True) -> dict:
@@ -165,10 +168,10 @@ def judged(run: Run, dataset: Dataset, name: str, on: ComparisonData, progress: 
 
 def _key(run: Run, name: str) -> str:
     compared_model = run.experiment.compared_models[name]
-    behind = name if compared_model.training else compared_model.of
+    behind = name if compared_model.training else compared_model.of or "baseline"
     files = [sha256(run.need(f"models/{each}.keras")) for each in sorted({"baseline", _root(run, name)})]
     decides = [run.made_of(behind), files, compared_model.model_dump(mode="json", include={"preprocessing"}),
-               run.experiment.comparison.model_dump(mode="json"), run.experiment.evaluation.batch_size, run.seed,
+               _comparison(run).model_dump(mode="json"), run.experiment.evaluation.batch_size, run.seed,
                _code_of(run, name)]
     return digests.of_json(decides)[:16]
 
@@ -176,7 +179,7 @@ def _key(run: Run, name: str) -> str:
 def _code_of(run: Run, name: str) -> str:
     """The code that a judgement reaches: its own, its attacks' and its preprocessing's."""
     preprocessing = run.experiment.compared_models[name].preprocessing
-    used = [*run.experiment.comparison.attacks.values(), *([preprocessing] if preprocessing else [])]
+    used = [*_comparison(run).attacks.values(), *([preprocessing] if preprocessing else [])]
     without = ("kitlib.base", "kitlib.experiments.runs", "kitlib.data", "kitlib.training", "kitlib.attacks.read",
                "kitlib.evaluation.defences.read")
     return code.digest([_measured, candidate, *map(type, used)], without)
@@ -190,21 +193,20 @@ def _root(run: Run, name: str) -> str:
 
 
 def _measured(run: Run, found: Candidate, on: ComparisonData) -> dict:
-    comparison = run.experiment.comparison
-    how = {"batch_size": run.experiment.evaluation.batch_size, "seed": run.seed}
-    adaptive = judge(found, on.images, on.labels, comparison.attacks, **how)
+    comparison, batch_size = _comparison(run), run.experiment.evaluation.batch_size
+    judged_by = functools.partial(judge, found, on.images, on.labels, batch_size=batch_size, seed=run.seed)
+    adaptive = judged_by(comparison.attacks)
     headline = {comparison.headline: comparison.attacks[comparison.headline]}
     known = found.naive is found.judged     # then the naive attack is the one made already
-    naive = adaptive if known else judge(found, on.images, on.labels, headline, naive=True, **how)
+    naive = adaptive if known else judged_by(headline, naive=True)
     within = {name: adaptive.attacked[name] for name in comparison.within()}
     everything = dataclasses.replace(adaptive, attacked=within | {"naive": naive.attacked[comparison.headline]})
-    carried = models.predict_logits(found.judged, on.carried_over, how["batch_size"]).argmax(1)
+    carried = models.predict_logits(found.judged, on.carried_over, batch_size).argmax(1)
     record = adaptive.record()
     return {
         "clean": record.pop("clean"), "carried_over": Accuracy.of(carried == on.labels).record(),
         "naive": naive.under(comparison.headline).record(), "attacks": record,
-        "worst_case": everything.worst(list(everything.attacked)).record(),
-    }
+        "worst_case": everything.worst(list(everything.attacked)).record()}
 
 
 def _times(seconds: float, plain: float) -> dict:
@@ -235,7 +237,8 @@ def transfer_matrix(
     shown = {"clean": images}
     for name, made_on in candidates.items():
         whole = _to_the_end(attack)     # an image that only just fools its own model says little of another
-        shown[name] = attacks.run(whole, made_on.attacked, images, labels, batch_size=batch_size, seed=seed).images
+        made = attacks.run(whole, made_on.attacked, images, labels, batch_size=batch_size, seed=seed)
+        shown[name] = made.kept_images
 
     def accuracy(judged: keras.Model, pixels: np.ndarray) -> Accuracy:
         return Accuracy.of(~attacks.run(attacks.Clean(), judged, pixels, labels, batch_size=batch_size).fooled)

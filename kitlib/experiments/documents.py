@@ -15,7 +15,7 @@ from kitlib.evaluation import cell
 from kitlib.experiments import evidence, experiment, results, sweeps, verdicts
 from kitlib.experiments.report import attribution
 from kitlib.experiments.results import Results, as_markdown
-from kitlib.experiments.settings import ComparisonSettings, Experiment, lessons
+from kitlib.experiments.settings import ComparisonSettings, Experiment, lessons, threat_of
 
 FILES = ("README.md", "RESULTS.md")
 RISE = 0.03     # of the accuracy under attack above the clean one, which paper A's experiments 2 to 4 show
@@ -68,15 +68,14 @@ def _claim(figures: Path, name: str, entries: dict[int, verdicts.PaperEntry]) ->
         "standard attack": _standard(first),
         "mechanism and its control":
             f"{first.mechanism}; {first.control_is}: {cell(first.control)}" if first.control else "",
-        "rivals": _rivals(figures, name, first),
-    }
+        "rivals": _rivals(figures, name, first)}
 
 
 def _rivals(figures: Path, name: str, entry: verdicts.PaperEntry) -> str:
     """The rivals that the experiment names; of paper A's FGSM also which other readings come within the margin of the
     figure, on any network whose controls are published (on its first test images)."""
     named = verdicts.rivals_in_words(entry) if entry.mechanism else ""
-    attack = next(iter(_read(figures, name).experiment["attacks"]["as_published"].values()), {})
+    attack: dict = next(iter(_read(figures, name).experiment["attacks"]["as_published"].values()), {})
     found = _readings(figures, f"{attack.get('eps', 0):g}") if entry.defined_by != "clean" else {}
     if not found:
         return named
@@ -221,11 +220,11 @@ def _worst_case(figures: Path, name: str, model: str) -> dict:
         targeted = "" if any("targeted" in attack for attack in found.attacks) else "; no targeted attack"
         return {"eps": format_epsilon(found.eps), "worst case": found.worst_case,
                 "attacks": f"audit: {', '.join(found.attacks)}{targeted}", "verdict of the audit": found.verdict.kind}
-    found = _read(figures, name)
-    headline = found.experiment["evaluation"]["headline"]
-    suite = Experiment.read(found.experiment, name).attacks
-    return {"eps": format_epsilon(suite.as_defined[headline].eps),
-            "worst case": found.models[model].worst_case,
+    record = _read(figures, name)
+    headline = record.experiment["evaluation"]["headline"]
+    suite = Experiment.read(record.experiment, name).attacks
+    return {"eps": format_epsilon(threat_of(suite.as_defined, headline).eps),
+            "worst case": choose(model, record.models, "model").worst_case,
             "attacks": f"no audit; {', '.join(suite.within(headline))}; no targeted attack, which may lower it",
             "verdict of the audit": ""}
 
@@ -277,14 +276,15 @@ def course(figures: Path, _: str) -> str:
 
 def _lesson(path: Path) -> dict:
     first = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
-    parts = {part: re.search(pattern, first) for part, pattern in {
+    patterns = {
         "title": r"^# \d+ · (.+)", "question": r"\*\*Question\.\*\* ([^\n]+)",
-        "takes": r"\*\*Takes\*\* (.+?)(?: with the defaults[^.]*| on two cores[^.]*|, [^.]*)?\.(?=\s|$)"}.items()}
-    if missing := [part for part, found in parts.items() if not found]:
+        "takes": r"\*\*Takes\*\* (.+?)(?: with the defaults[^.]*| on two cores[^.]*|, [^.]*)?\.(?=\s|$)"}
+    parts = {part: found[1] for part, pattern in patterns.items() if (found := re.search(pattern, first))}
+    if missing := [part for part in patterns if part not in parts]:
         raise KitError(f"{path}: its first cell has no {missing[0]}: it must begin with '# 1 · Title', and have "
                        "**Question.** and **Takes**")
-    return {"notebook": f"[{path.name[:2]} {parts['title'][1]}](notebooks/{path.name})",
-            "question": parts["question"][1], "takes": parts["takes"][1]}
+    return {"notebook": f"[{path.name[:2]} {parts['title']}](notebooks/{path.name})",
+            "question": parts["question"], "takes": parts["takes"]}
 
 
 # --- single numbers

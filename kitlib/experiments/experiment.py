@@ -5,6 +5,7 @@ import copy
 import functools
 import json
 from pathlib import Path
+from typing import Any
 
 from kitlib.base.files import parse_yaml, read_yaml
 from kitlib.base.places import NOTEBOOKS
@@ -47,14 +48,15 @@ def load(name: str, profile: str = "demo", overrides: dict | str | None = None) 
 
 def read_overrides(overrides: dict | str | None) -> dict:
     """Overrides given as a mapping or as YAML text, as a mapping."""
+    changes: Any = overrides
     if isinstance(overrides, str):
         try:    # a batch hands them on as JSON, in which 1e-05 is a number: in YAML it is text
-            overrides = json.loads(overrides)
+            changes = json.loads(overrides)
         except (ValueError, RecursionError):
-            overrides = parse_yaml(overrides, "overrides")
-    if not isinstance(overrides or {}, dict):
-        raise KitError(f"overrides must be a mapping such as '{{baseline: {{epochs: 3}}}}', not {overrides!r}")
-    return overrides or {}
+            changes = parse_yaml(overrides, "overrides")
+    if not isinstance(changes or {}, dict):
+        raise KitError(f"overrides must be a mapping such as '{{baseline: {{epochs: 3}}}}', not {changes!r}")
+    return changes or {}
 
 
 def _content(path: Path) -> dict:

@@ -14,11 +14,11 @@ from kitlib.base.places import REPOSITORY
 from kitlib.base.settings import KitError, Settings, choose
 from kitlib.evaluation import Accuracy, confusion
 from kitlib.experiments import runs
-from kitlib.experiments.results import Measured, ModelResults, Results
+from kitlib.experiments.results import Measured, ModelResults, Results, Which
 from kitlib.experiments.runs import Run
 
 FIGURES = REPOSITORY / "figures"
-WHICH = ("baseline", "defended")
+WHICH: tuple[Which, ...] = ("baseline", "defended")
 LARGEST = 7 * 2**20     # bytes of one file; a ResNet-50 in float16 has 47 million
 IN_ALL = 40 * 2**20     # bytes of all that are kept together; alike ones count once
 ROUNDING = 0.01         # share of the test images whose answer may change with the rounding to float16
@@ -53,7 +53,7 @@ class Collection(Settings):
     source: str
     synthetic: bool
     class_names: tuple[str, ...]
-    models: dict[Literal["baseline", "defended"], Kept]
+    models: dict[Which, Kept]
 
 
 # --- keeping
@@ -64,7 +64,8 @@ def keep(run: Run, found: Results, folder: Path, room: int = IN_ALL) -> dict[str
     found: the run's results. room: bytes that all of them may take. Left out is a model that is too large, that does
     not survive the rounding to float16, or that is not the one that `found` judged. No file where none is kept.
     """
-    kept, left_out = {}, {}
+    kept: dict[Which, Kept] = {}
+    left_out: dict[str, str] = {}
     for name in WHICH:
         try:
             kept[name] = _keep(run, found, name, folder / f"{name}.npz", min(LARGEST, room))
@@ -79,7 +80,7 @@ def keep(run: Run, found: Results, folder: Path, room: int = IN_ALL) -> dict[str
     return left_out
 
 
-def _keep(run: Run, found: Results, name: str, path: Path, room: int) -> Kept:
+def _keep(run: Run, found: Results, name: Which, path: Path, room: int) -> Kept:
     model, judged = run.model(name), found.models[name]
     with np.errstate(over="ignore"):
         weights = [weight.astype(np.float16) for weight in model.get_weights()]

@@ -67,8 +67,7 @@ def run_page(found: results.Results, pictures: tuple[Picture, ...] = (), audits:
         Section("Pictures", words=(attribution(experiment),) if pictures and attribution(experiment) else (),
                 pictures=pictures),
         Section("Choices that the paper leaves open", facts=tuple(experiment.get("choices", {}).items())),
-        repeat(found.environment, command, ("Time of both trainings", f"{sum(found.seconds.values()):.0f} s")),
-    )
+        repeat(found.environment, command, ("Time of both trainings", f"{sum(found.seconds.values()):.0f} s")))
     return Page(experiment["title"], results.heading(found), verdicts,
                 tuple(section for section in sections if _says_something(section)))
 

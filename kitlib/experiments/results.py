@@ -19,6 +19,7 @@ from kitlib.experiments.runs import Run, fingerprint_of
 from kitlib.experiments.settings import PAPER_IMAGES, RESERVED, ComparisonSettings, Experiment, PaperFigure
 from kitlib.experiments.verdicts import Answer, PaperEntry
 
+Which = Literal["baseline", "defended"]
 NEAREST = {kind.model_fields["name"].default for kind in (CarliniWagnerL2, DeepFool)}
 
 
@@ -69,7 +70,7 @@ class Results(Settings):
     environment: dict
     precision: dict[str, str]
     seconds: dict[str, float]
-    models: dict[Literal["baseline", "defended"], ModelResults]
+    models: dict[Which, ModelResults]
     paper: tuple[PaperEntry, ...]
 
 
@@ -89,17 +90,16 @@ def model_results(evaluation: Evaluation, experiment: Experiment, class_names, t
         transferred=transferred and {name: accuracy.record() for name, accuracy in transferred.items()},
         recall={name: recalls(evaluation.labels[: len(p)], p, class_names) for name, p in predictions.items()},
         confusion={name: confusion(evaluation.labels[: len(p)], p, len(class_names)).tolist()
-                   for name, p in predictions.items()},
-    )
+                   for name, p in predictions.items()})
 
 
 def measured_for(results: ModelResults, attack: str) -> Measured:
     """The measurement that an attack's name, "clean", "combined" or "worst case" stands for."""
-    others = {"clean": results.clean, "combined": results.combined, "worst case": results.worst_case}
-    return (results.attacks | others)[attack]
+    combined = {"combined": results.combined} if results.combined else {}
+    return {**results.attacks, **combined, "clean": results.clean, "worst case": results.worst_case}[attack]
 
 
-def judge_figure(figure: PaperFigure, results: dict[str, ModelResults], stands_in: bool, *, margin: float = 3.0,
+def judge_figure(figure: PaperFigure, results: dict[Which, ModelResults], stands_in: bool, *, margin: float = 3.0,
                  paper_images: int | None = None, published: Collection[str] = ()) -> PaperEntry:
     """The measurements of one run that answer a figure of the paper, with the verdict of this run alone.
 
@@ -125,9 +125,10 @@ def _plain(measured: Measured) -> Measured:
 def answer(results: ModelResults, attack: str) -> Answer:
     """As `measured_for`, with distance and success where the attack looks for the nearest adversarial image."""
     measured = measured_for(results, attack)
-    nearest = isinstance(measured, UnderAttack) and measured.settings.get("name") in NEAREST
-    more = {"mean_l2": measured.mean_l2, "success_rate": measured.success_rate} if nearest else {}
-    return Answer(**_plain(measured).model_dump(), **more)
+    plain = _plain(measured).model_dump()
+    if isinstance(measured, UnderAttack) and measured.settings.get("name") in NEAREST:
+        return Answer(**plain, mean_l2=measured.mean_l2, success_rate=measured.success_rate)
+    return Answer(**plain)
 
 
 def _one_answer(model: ModelResults, attack: str, published: Collection[str]) -> bool:
@@ -141,7 +142,7 @@ def _one_answer(model: ModelResults, attack: str, published: Collection[str]) ->
     return bool(answers >= verdicts.ONE_ANSWER > labels)
 
 
-def paper_entries(experiment: dict, models: dict[str, ModelResults], stands_in: bool) -> tuple[PaperEntry, ...]:
+def paper_entries(experiment: dict, models: dict[Which, ModelResults], stands_in: bool) -> tuple[PaperEntry, ...]:
     """The figures of a paper that an experiment (as a record holds it) answers, judged by the numbers of one run.
 
     Raises KitError where the experiment names a figure or a measurement that cannot be read.
@@ -149,23 +150,21 @@ def paper_entries(experiment: dict, models: dict[str, ModelResults], stands_in: 
     figures = [PaperFigure.read(each, f"figure of experiment {experiment['name']}")
                for each in experiment.get("paper_figures", ())]
     how = {"margin": experiment.get("margin", 3.0), "published": experiment["attacks"].get("as_published", {}),
-           "paper_images": experiment.get("paper_images") or PAPER_IMAGES.get(experiment.get("paper"))}
+           "paper_images": experiment.get("paper_images") or PAPER_IMAGES.get(experiment.get("paper", ""))}
     return tuple(judge_figure(figure, models, stands_in, **how) for figure in figures
                  if all(name in models[figure.model].attacks for name in figure.named() if name not in RESERVED))
 
 
-def collect(run: Run, dataset: Dataset, models: dict[str, ModelResults]) -> Results:
+def collect(run: Run, dataset: Dataset, models: dict[Which, ModelResults]) -> Results:
     """Everything that is known of a run once both of its models have been evaluated."""
     experiment = run.experiment
     records = {name: run.read_record(name) for name in ("data", "baseline", "defended")}
-    return Results(
-        experiment=experiment.model_dump(mode="json"), profile=run.profile, seed=run.seed,
-        fingerprint=run.fingerprint, synthetic=dataset.synthetic, source=dataset.source,
-        data=records["data"]["report"], environment=environment(),
-        precision={name: records[name]["precision"] for name in models},
-        seconds={f"training {name}": records[name]["seconds"] for name in models},
-        models=models, paper=paper_entries(experiment.model_dump(mode="json"), models, experiment.stands_in),
-    )
+    return Results(experiment=experiment.model_dump(mode="json"), profile=run.profile, seed=run.seed,
+                   fingerprint=run.fingerprint, synthetic=dataset.synthetic, source=dataset.source,
+                   data=records["data"]["report"], environment=environment(),
+                   precision={name: records[name]["precision"] for name in models},
+                   seconds={f"training {name}": records[name]["seconds"] for name in models},
+                   models=models, paper=paper_entries(experiment.model_dump(mode="json"), models, experiment.stands_in))
 
 
 def write(results: Results, folder: Path) -> list[Path]:
@@ -262,8 +261,7 @@ def paper_table(results: Results) -> pd.DataFrame:
         {
             "figure": entry.id, "paper": f"{entry.paper:.2f}",
             "as published": cell(entry.as_published), "as defined": verdicts.cell(entry.as_defined),
-            "verdict": entry.verdict or "(other data)", "why": entry.why,
-        }
+            "verdict": entry.verdict or "(other data)", "why": entry.why}
         for entry in results.paper
     ], columns=["figure", "paper", "as published", "as defined", "verdict", "why"])
 

@@ -15,7 +15,7 @@ from kitlib.base import digests
 from kitlib.base.files import read_arrays, read_json, write_arrays, write_json, write_text
 from kitlib.base.machine import environment
 from kitlib.base.places import runs_folder
-from kitlib.base.settings import KitError, slug
+from kitlib.base.settings import KitError, Settings, slug
 from kitlib.data import Dataset, DataSettings
 from kitlib.experiments import experiment as experiments
 from kitlib.experiments.settings import Experiment
@@ -63,10 +63,8 @@ class Run:
         """The path of something that an earlier notebook made; KitError names that notebook."""
         path = self.path(name)
         if not path.exists():
-            raise KitError(
-                f"{path} is missing: run notebook {maker_of(name)}.ipynb first, with experiment "
-                f"'{self.experiment.name}', profile '{self.profile}', seed {self.seed}"
-            )
+            raise KitError(f"{path} is missing: run notebook {maker_of(name)}.ipynb first, with experiment "
+                           f"'{self.experiment.name}', profile '{self.profile}', seed {self.seed}")
         return path
 
     @functools.cached_property
@@ -86,7 +84,7 @@ class Run:
         """records/<name>.json, stamped with the experiment's fingerprint, the environment, what identifies the data,
         and `files`: pictures and tables of the run (figures/x.png) that belong to this record, those that `keep` has
         saved since the last one among them. Published with it, and left out with it."""
-        stamp = {"fingerprint": self.fingerprint, "environment": environment()}
+        stamp: dict = {"fingerprint": self.fingerprint, "environment": environment()}
         if name != "data":
             stamp["data"] = self._report().get("identity")      # None where that is not known
         if owned := sorted({*files, *self._kept}):
@@ -108,10 +106,8 @@ class Run:
         path = self.need(f"records/{name}.json")
         record = read_json(path)
         if not isinstance(record, dict) or record.get("fingerprint") != self.fingerprint:
-            raise KitError(
-                f"{path} belongs to other settings of experiment '{self.experiment.name}': "
-                f"run notebook {maker_of(f'records/{name}.json')}.ipynb again"
-            )
+            raise KitError(f"{path} belongs to other settings of experiment '{self.experiment.name}': "
+                           f"run notebook {maker_of(f'records/{name}.json')}.ipynb again")
         if name != "data":
             again = ("the repository's model does not suit them, train one with notebooks 02 and 04"
                      if "pretrained" in record else f"run notebook {maker_of(f'records/{name}.json')}.ipynb again")
@@ -149,10 +145,10 @@ class Run:
         Raises KitError for a name that the experiment does not have.
         """
         trained = self.experiment.trained(name)
-        made = {"data": _wherever_from(self.experiment.data), "model": trained.model, "training": trained.training}
-        made = {part: settings.model_dump(mode="json") for part, settings in made.items()}
+        parts = {"data": _wherever_from(self.experiment.data), "model": trained.model, "training": trained.training}
+        made = {part: settings.model_dump(mode="json") for part, settings in parts.items()}
         if trained.training.needs_baseline:
-            made["baseline"] = self.made_of(trained.of)
+            made["baseline"] = self.made_of(trained.of or "baseline")
         return made
 
     def save_model(self, name: str, model: keras.Model) -> None:
@@ -184,7 +180,8 @@ def with_current_settings(made_of: dict) -> dict:
 
     Raises KitError for settings that this version does not know.
     """
-    kinds = {"data": DataSettings, "model": models.ModelSettings, "training": TrainingSettings}
+    kinds: dict[str, type[Settings]] = {
+        "data": DataSettings, "model": models.ModelSettings, "training": TrainingSettings}
     now = {part: kind.read(made_of[part], part).model_dump(mode="json") for part, kind in kinds.items()}
     return now | ({"baseline": with_current_settings(made_of["baseline"])} if "baseline" in made_of else {})
 

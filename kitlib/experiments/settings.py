@@ -9,7 +9,7 @@ import pydantic
 
 from kitlib import attacks
 from kitlib.base.places import NOTEBOOKS
-from kitlib.base.settings import Epsilon, Settings, choose, slug, suggestion
+from kitlib.base.settings import Epsilon, KitError, Settings, choose, slug, suggestion
 from kitlib.data import DataSettings
 from kitlib.evaluation import defences
 from kitlib.models import ModelSettings, normalisation_of
@@ -33,10 +33,19 @@ RESERVED = ("clean", "combined", "worst case")      # what figures of a paper ma
 LONGEST_NAME = 200      # bytes of an attack's name as the name of a file, to which more is added
 
 
+def threat_of(named: dict[str, attacks.Attack], headline: str) -> attacks.InBall:
+    """The attack that stands for the threat model. Raises KitError where it is none with an epsilon."""
+    found = named.get(headline)
+    if not isinstance(found, attacks.InBall):
+        bounded = [name for name, attack in named.items() if isinstance(attack, attacks.InBall)]
+        raise KitError(f"the headline must be an attack with an eps, not '{headline}'{suggestion(headline, bounded)}")
+    return found
+
+
 def within(named: dict[str, attacks.Attack], headline: str) -> list[str]:
     """The attacks of the headline's norm and up to its epsilon, itself included: the worst case of one threat model is
-    taken over them. `headline` must be one with an epsilon."""
-    threat = named[headline]
+    taken over them."""
+    threat = threat_of(named, headline)
     return [name for name, attack in named.items()
             if isinstance(attack, attacks.InBall) and attack.norm == threat.norm and attack.eps <= threat.eps]
 
@@ -194,10 +203,7 @@ class ComparisonSettings(Settings):
 
     @pydantic.model_validator(mode="after")
     def _fits_together(self):
-        bounded = [name for name, attack in self.attacks.items() if isinstance(attack, attacks.InBall)]
-        if self.headline not in bounded:
-            raise ValueError(f"the headline must be an attack with an eps, not '{self.headline}'"
-                             f"{suggestion(self.headline, bounded)}")
+        threat_of(self.attacks, self.headline)
         return self
 
     def within(self) -> list[str]:
@@ -266,7 +272,7 @@ class Experiment(Settings):
     def stands_in(self) -> bool:
         """Whether it has other data than the paper's, so that its figures are none of the paper's. A copy of an
         experiment with pictures of one's own does, too."""
-        return self.stands_in_for is not None or self.data.name != PAPER_DATA.get(self.paper, self.data.name)
+        return self.stands_in_for is not None or self.data.name != PAPER_DATA.get(self.paper or "", self.data.name)
 
     def trained(self, name: str) -> Trained:
         """What "baseline", "defended" or a trained compared model is made of. Raises KitError for other names."""
@@ -304,9 +310,9 @@ class Experiment(Settings):
         own = normalisation_of(self.model)
         training = [attack for each in (self.baseline, self.defended) for attack in each.training_attacks()]
         for attack in (*self.attacks.all().values(), *training):
-            if not own.same(getattr(attack, "normalisation", own)):
-                raise ValueError(f"the attack {attack.name} has the normalisation {attack.normalisation}, but the "
-                                 f"network {own}: give both the same")
+            if not own.same(other := getattr(attack, "normalisation", own)):
+                raise ValueError(f"the attack {attack.name} has the normalisation {other}, but the network {own}: "
+                                 "give both the same")
 
     def _check_compared_models(self) -> None:
         if self.compared_models and self.comparison is None:

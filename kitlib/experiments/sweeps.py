@@ -35,7 +35,7 @@ def _seeds(value: Any) -> Any:
     parts = [re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part) for part in value.split(",")]
     if not all(parts):
         raise ValueError("seeds are written as 0-4, as 0-2, 7 or as [0, 1, 5]")
-    ranges = [range(int(part[1]), int(part[2] or part[1]) + 1) for part in parts]
+    ranges = [range(int(part[1]), int(part[2] or part[1]) + 1) for part in parts if part]
     if not all(ranges):
         raise ValueError("a range of seeds goes up, as in 0-4")
     if sum(map(len, ranges)) > MOST_SEEDS:

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import t
 
 from kitlib.base.settings import Settings
-from kitlib.evaluation import CONFIDENCE, Accuracy, Measured, accuracy
+from kitlib.evaluation import CONFIDENCE, Measured, accuracy
 
 Kind = Literal["compatible", "incompatible", "inconclusive"]
 FEWEST_SEEDS = 3
@@ -66,7 +66,7 @@ class Sample:
 
     @property
     def interval(self) -> tuple[float, float]:
-        return Accuracy(self.share * self.images, self.images).interval
+        return accuracy.wilson(self.share, self.images)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -36,17 +36,7 @@ from kitlib.plots.images import (
     predictions,
     samples,
 )
-from kitlib.plots.style import (
-    COLOURS,
-    GUESSING,
-    PALETTE,
-    finished,
-    keep,
-    picture,
-    prediction,
-    short,
-    styled,
-)
+from kitlib.plots.style import COLOURS, GUESSING, PALETTE, finished, keep, picture, prediction, short, styled
 
 __all__ = ["COLOURS", "GUESSING", "PALETTE", "accuracy_against_cost", "accuracy_bars", "along_axis", "attack_grid",
            "claims", "class_counts", "confusion_matrices", "epsilon_curve", "explanations", "finished", "first_look",

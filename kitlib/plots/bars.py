@@ -1,6 +1,8 @@
 """Counts, confusion matrices and comparisons: of classes, attacks, models and a paper's figures."""
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
@@ -52,7 +54,7 @@ def confusion_matrices(matrices: dict[str, np.ndarray], class_names) -> Figure:
 
 
 @styled
-def accuracy_bars(accuracies: dict[str, dict[str, object]], guessing: float) -> Figure:
+def accuracy_bars(accuracies: dict[str, dict[str, Any]], guessing: float) -> Figure:
     """Accuracy with interval, one group an attack and one bar a model. accuracies: {model: {attack: record}}."""
     models = list(accuracies)
     attacks = list(accuracies[models[0]])
@@ -157,7 +159,7 @@ def naive_against_adaptive(records: dict[str, dict], guessing: float) -> Figure:
 def _overstated(records: dict[str, dict]) -> str:
     gaps = {name: 100 * (record["naive"]["accuracy"] - record["worst_case"]["accuracy"])
             for name, record in records.items()}
-    most = max(gaps, key=gaps.get)
+    most = max(gaps, key=gaps.__getitem__)
     return f"The naive attack overstates the accuracy of '{most}' by {gaps[most]:.0f} points"
 
 
@@ -190,7 +192,7 @@ def accuracy_against_cost(records: dict[str, dict]) -> Figure:
 
 
 @styled
-def transfer_heatmap(matrix: dict[str, dict[str, object]]) -> Figure:
+def transfer_heatmap(matrix: dict[str, dict[str, Any]]) -> Figure:
     """Accuracy in per cent: rows are what the images were made on, columns who judges them.
 
     matrix: {made on: {judged by: anything with `value`}}, as kitlib.experiments.comparison.transfer_matrix gives it.

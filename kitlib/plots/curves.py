@@ -23,8 +23,7 @@ def training_curves(history: dict, guessing: float) -> Figure:
     shares = {name: 100 * np.asarray(values) for name, values in history.items() if "accuracy" in name}
     lines = _curves(right, epochs, shares, {
         "accuracy": "training", "val_accuracy": "validation", "adversarial_accuracy": "training, adversarial",
-        "robust_accuracy": "PGD, a fixed batch",
-    })
+        "robust_accuracy": "PGD, a fixed batch"})
     per_cent(right)
     right.set(xlabel="epoch", title="Accuracy")
     lines["guessing"] = right.axhline(100 * guessing, ls=":", color=COLOURS["guessing"])

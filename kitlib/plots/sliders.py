@@ -60,8 +60,7 @@ class Explorer:
         each = {
             "picture": ipywidgets.IntSlider(number, 0, max(1, len(self.images) - 1)),
             "eps, n/255": ipywidgets.FloatSlider(shown, min=0, max=max(LARGEST, shown), step=0.5, readout_format=".1f"),
-            "steps": ipywidgets.IntSlider(steps, 1, max(MOST_STEPS, steps)),
-        }
+            "steps": ipywidgets.IntSlider(steps, 1, max(MOST_STEPS, steps))}
 
         def moved(_):
             number, shown, steps = (slider.value for slider in each.values())

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from scipy.optimize import isotonic_regression
 
@@ -26,8 +27,7 @@ def _style() -> dict:
     return {
         **sns.axes_style("whitegrid"), **sns.plotting_context("notebook"),
         "axes.prop_cycle": plt.cycler(color=PALETTE), "patch.facecolor": PALETTE[0],
-        "figure.dpi": 80, "savefig.dpi": 160, "axes.titlesize": 12, "figure.constrained_layout.use": True,
-    }
+        "figure.dpi": 80, "savefig.dpi": 160, "axes.titlesize": 12, "figure.constrained_layout.use": True}
 
 
 def styled(draw):
@@ -116,7 +116,7 @@ def panel_grid(count: int, columns: int, size: tuple[float, float], **shared):
     return figure, list(grid.flat[:count])
 
 
-def label_ends(axes, names: dict[str, object]) -> None:
+def label_ends(axes, names: dict[str, Line2D]) -> None:
     """Write the label of each line of `axes` at its right end, in its colour, without one label on another.
 
     names: {what to write: the line}. To be called when all lines are drawn and the limits are set.

@@ -17,5 +17,4 @@ from kitlib.training.precision import precision_of
 from kitlib.training.settings import Augmentation, RobustCheck, TrainingSettings
 from kitlib.training.steps import training_for
 
-__all__ = ["Augmentation", "RobustCheck", "TrainingSettings", "augment", "precision_of", "train",
-           "training_for"]
+__all__ = ["Augmentation", "RobustCheck", "TrainingSettings", "augment", "precision_of", "train", "training_for"]

@@ -48,14 +48,11 @@ def training_batches(
     """Endless batches (pixels, labels) from the start of `first_epoch` on; what is left over is dropped."""
     shape = examples.images.shape[1:]
     kind = tf.float32 if examples.variants else tf.uint8
-    stream = tf.data.Dataset.from_generator(
-        lambda: _shuffled(examples, batch_size, seed, first_epoch),
-        output_signature=(
-            tf.TensorSpec((batch_size, *shape), kind),
-            tf.TensorSpec((batch_size,), tf.int32),
-            tf.TensorSpec((2,), tf.int32),
-        ),
-    )
+    stream = tf.data.Dataset.from_generator(lambda: _shuffled(examples, batch_size, seed, first_epoch),
+                                            output_signature=(
+                                                tf.TensorSpec((batch_size, *shape), kind),
+                                                tf.TensorSpec((batch_size,), tf.int32),
+                                                tf.TensorSpec((2,), tf.int32)))
 
     def prepare(images, labels, step_seed):
         pixels = as_pixels(images)
@@ -107,5 +104,4 @@ def _rotate_and_shift(pixels: tf.Tensor, angles: tf.Tensor, shifts: tf.Tensor) -
     transforms = tf.stack([cosine, -sine, across, sine, cosine, down, zero, zero], axis=1)
     return tf.raw_ops.ImageProjectiveTransformV3(
         images=pixels, transforms=transforms, output_shape=(height, width), fill_value=0.0,
-        interpolation="BILINEAR", fill_mode="REFLECT",
-    )
+        interpolation="BILINEAR", fill_mode="REFLECT")

@@ -79,8 +79,7 @@ def fingerprint_of(settings, seed: int, dataset, network, baseline, code: str) -
         "data": dataset.digest,
         "network": hashlib.sha256(json.dumps(_structure(network), default=str).encode()).hexdigest(),
         "origin": origin_of(network),
-        "baseline": digests.of_arrays(baseline.get_weights()) if baseline is not None else None,
-    }
+        "baseline": digests.of_arrays(baseline.get_weights()) if baseline is not None else None}
 
 
 def _structure(network: keras.Model) -> list:

@@ -19,8 +19,7 @@ class FusedAdam(keras.optimizers.Adam):
             var=variable.handle, m=self._momentums[index].value.handle, v=self._velocities[index].value.handle,
             beta1_power=tf.pow(beta_1, step), beta2_power=tf.pow(beta_2, step),
             lr=tf.cast(learning_rate, variable.dtype), beta1=beta_1, beta2=beta_2,
-            epsilon=tf.cast(self.epsilon, variable.dtype), grad=gradient,
-        )
+            epsilon=tf.cast(self.epsilon, variable.dtype), grad=gradient)
 
 
 def optimizer_for(settings: TrainingSettings, steps_per_epoch: int) -> keras.optimizers.Optimizer:

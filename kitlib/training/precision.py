@@ -32,8 +32,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         channels = inputs.shape[-1:]
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             inputs, self.gamma.value if self.scale else tf.ones(channels),
-            self.beta.value if self.center else tf.zeros(channels), epsilon=self.epsilon, is_training=True,
-        )
+            self.beta.value if self.center else tf.zeros(channels), epsilon=self.epsilon, is_training=True)
         count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:3]), tf.float32)
         variance *= (count - 1) / count  # the kernel returns the unbiased estimate, Keras keeps the other
         for moving, now in ((self.moving_mean, mean), (self.moving_variance, variance)):
@@ -45,11 +44,9 @@ FEWEST_CHANNELS = 8     # the fused kernel of oneDNN has written beyond its memo
 
 
 def _can_be_fused(layer: keras.layers.Layer) -> bool:
-    return (
-        type(layer) is keras.layers.BatchNormalization and not layer.renorm and not layer.synchronized
-        and len(layer.input.shape) == 4 and layer.axis in (-1, 3) and layer.input.shape[3] >= FEWEST_CHANNELS
-        and layer.epsilon >= FusedBatchNormalization.smallest_epsilon
-    )
+    return (type(layer) is keras.layers.BatchNormalization and not layer.renorm and not layer.synchronized
+            and len(layer.input.shape) == 4 and layer.axis in (-1, 3) and layer.input.shape[3] >= FEWEST_CHANNELS
+            and layer.epsilon >= FusedBatchNormalization.smallest_epsilon)
 
 
 def has_faster_twin(network: keras.Model) -> bool:

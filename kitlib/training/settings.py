@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from kitlib import attacks
+from kitlib.attacks import Attack
 from kitlib.base.settings import Epsilon, Settings
 
 
@@ -188,7 +189,7 @@ class TrainingSettings(Settings):
         """Whether another trained model takes part: it makes the images of static, or teaches distilled."""
         return self.method in ("static", "distilled")
 
-    def training_attacks(self) -> tuple[attacks.Attack, ...]:
+    def training_attacks(self) -> tuple[Attack, ...]:
         """`attacks`, or the method's own at `eps`."""
         if self.attacks or self.method in ("plain", "free", "distilled"):
             return self.attacks
@@ -204,11 +205,11 @@ class TrainingSettings(Settings):
             return self.clean_share
         return {"fgsm": 0.5, "mixed": 1 / (1 + len(self.attacks))}.get(self.method, 0.0)
 
-    def check_attack(self) -> attacks.Attack:
+    def check_attack(self) -> Attack:
         """The attack of the robust check."""
         trained_on = [attack.eps for attack in self.attacks if isinstance(attack, attacks.InBall)]
         eps = self.eps if self._is_set("eps") or not trained_on else max(trained_on)
-        return self.robust_check.attack or _pgd(eps, step=eps / 4, steps=10, keep="best")
+        return (self.robust_check and self.robust_check.attack) or _pgd(eps, step=eps / 4, steps=10, keep="best")
 
     def sees_training_mode(self) -> bool:
         """Whether the training attacks see dropout and batch norm as in training."""

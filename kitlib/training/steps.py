@@ -172,14 +172,11 @@ class Mixed(AdversarialTraining):
     def loss_and_gradients(self, images, labels):
         attacked = [
             attack.perturb(self.network, images, labels, seed=seed, training=self.attack_in_training_mode())
-            for attack, seed in zip(self.attacks, self.step_seeds(len(self.attacks)), strict=True)
-        ]
+            for attack, seed in zip(self.attacks, self.step_seeds(len(self.attacks)), strict=True)]
         parts = [images, *attacked] if self._sees_clean_images() else attacked
         with tf.GradientTape() as tape:
             logits = tf.split(self.logits(tf.stop_gradient(tf.concat(parts, axis=0))), len(parts))
-            loss = sum(
-                share * self.mean_loss(part, labels) for share, part in zip(self.shares, logits, strict=True)
-            )
+            loss = sum(share * self.mean_loss(part, labels) for share, part in zip(self.shares, logits, strict=True))
         if self._sees_clean_images():
             self.accuracy_metric.update_state(labels, logits[0])
         for part in logits[-len(attacked):]:
@@ -204,11 +201,9 @@ class Free(AdversarialTraining):
         super().__init__(*arguments, **named)
         shape = (self.settings.batch_size // tf.distribute.get_strategy().num_replicas_in_sync,
                  *self.network.input_shape[1:])
-        self.perturbation = tf.Variable(
-            tf.zeros(shape), trainable=False, name="perturbation",
-            synchronization=tf.VariableSynchronization.ON_READ,
-            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-        )
+        self.perturbation = tf.Variable(tf.zeros(shape), trainable=False, name="perturbation",
+                                        synchronization=tf.VariableSynchronization.ON_READ,
+                                        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
 
     def train_step(self, batch):
         images, labels = batch
@@ -263,8 +258,7 @@ class Trades(AdversarialTraining):
             return number + 1, attack.project(adversarial + attack.steepest_step(direction, attack.stride), images)
 
         _, adversarial = tf.while_loop(
-            lambda number, _: number < attack.steps, ascend, (tf.constant(0), images + start), parallel_iterations=1
-        )
+            lambda number, _: number < attack.steps, ascend, (tf.constant(0), images + start), parallel_iterations=1)
         return tf.stop_gradient(adversarial)
 
 

@@ -20,8 +20,8 @@ from kitlib.audit.checks.base import (
     percent,
     under,
 )
-from kitlib.audit.gradients import AGREE, LINE
-from kitlib.audit.judged import EOT_PASSES
+from kitlib.audit.gradients import LINE
+from kitlib.audit.judged import AGREE, EOT_PASSES
 
 if TYPE_CHECKING:      # measurements ask some of the checks themselves
     from kitlib.audit.measure import Measurements

@@ -111,7 +111,7 @@ def converged(m: Measurements) -> Finding:
     before, after, others = m.pgd.right, m.pgd_doubled.right, m.without_doubling
     gain = int((others & ~after).sum())
     bad = exceeds(gain, len(m.labels), CONVERGED)
-    said = [f"{under(f'PGD with {m.pgd.attack.steps} steps', before.mean())}; twice the steps and restarts turn "
+    said = [f"{under(f'PGD with {m.pgd.attack.length} steps', before.mean())}; twice the steps and restarts turn "
             f"{int((before & ~after).sum())} more, and {gain} images of {len(m.labels)} that no other attack turns"]
     own = {name: doubled for name, doubled in m.own_doubled.items()
            if more_right(m.own[name].right, doubled.right, CONVERGED)}
@@ -162,11 +162,11 @@ def beats_gradient_free(m: Measurements) -> Finding:
     if m.square is None:
         return Finding("pass", "PGD turns every image, so Square has none to try", values)
     after = best & m.square.right
-    said = (f"{under('PGD', best.mean())}; Square with {m.square.attack.steps} queries turns "
+    said = (f"{under('PGD', best.mean())}; Square with {m.square.attack.length} queries turns "
             f"{int((best & ~after).sum())} of these images")
     said += f" (all its queries, as {'; '.join(m.why_doubted)})" if m.why_doubted else (
         f" (a short search on {m.effort.first_images} at most, as nothing casts doubt on the gradients)")
-    values |= {"square": float(after.mean()), "queries": m.square.attack.steps}
+    values |= {"square": float(after.mean()), "queries": m.square.attack.length}
     if not more_right(best, after, GRADIENT_FREE):      # nor would it be with what PGD turned and Square does not
         return Finding("pass", said, values)
     alone = m.square_alone
