@@ -763,6 +763,15 @@ def test_a_range_in_which_the_model_is_clearly_better_is_named(classes):
     assert attacks.run(attacks.Clean(), model, images, labels, input_range=(0, 255)).accuracy == 1
 
 
+def test_a_network_that_was_never_trained_is_not_doubted():
+    """One that answers by brightness is better in some range by chance alone."""
+    images, labels = (np.arange(64) % 2 * np.ones((4, 4, 3, 1))).T.reshape(64, 4, 4, 3), np.arange(64) % 2
+    for seed in range(10):
+        keras.utils.set_random_seed(seed)
+        model = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Flatten(), keras.layers.Dense(2)])
+        attacks.run(attacks.Clean(), model, 0.2 + 0.5 * images.astype(np.float32), labels)
+
+
 def spoken(last):
     """A model of code, whose steps cannot be seen."""
     inner = ending(last)
