@@ -70,18 +70,25 @@ def test_solutions_solve_every_exercise_and_end_with_words(solution):
     assert all(part in solved.cells[0].source for part in ("](../", "**Needs**", "**Takes**"))
 
 
+def checked_exercises(lesson):
+    """The cell after each one with something to replace: it checks what the student writes."""
+    return [check for exercise, check in zip(code(lesson), code(lesson)[1:], strict=False)
+            if "# your code" in exercise.source]
+
+
 def test_half_of_the_exercises_are_checked_by_the_next_cell(lesson):
-    """Each of these is a cell with something to replace, then one that says "not yet", until it is right."""
-    asked, pairs = exercises_of(lesson), list(zip(code(lesson), code(lesson)[1:], strict=False))
-    checked = [check for exercise, check in pairs if "# your code" in exercise.source]
-    assert 2 * len(checked) >= len(asked)
+    """It says "not yet", until it is right."""
+    checked = checked_exercises(lesson)
+    assert 2 * len(checked) >= len(exercises_of(lesson))
     for check in checked:
         assert [output.text for output in check.outputs] == [exercises.NOT_YET + "\n"]
 
 
-def test_solutions_are_found_right(solution):
-    texts = [output.text for cell in code(solution[0]) for output in cell.outputs if output.output_type == "stream"]
-    assert "right\n" in texts and not any(text.startswith("not ") for text in texts)
+def test_each_solution_of_a_checked_exercise_is_found_right(solution):
+    solved, lesson = solution
+    said = "".join(output.get("text", "") for cell in code(solved) for output in cell.outputs).splitlines()
+    assert said.count("right") >= len(checked_exercises(lesson)) > 0
+    assert not any(line.startswith("not ") for line in said)
 
 
 @pytest.mark.parametrize("mine, said", [
@@ -92,6 +99,13 @@ def test_solutions_are_found_right(solution):
 ])
 def test_an_answer_is_right_in_any_form_and_a_wrong_one_is_told_why(mine, said):
     assert re.search(said, exercises.check(mine, np.array([1, 2]), {"the sign": [-1, -2]}))
+
+
+@pytest.mark.parametrize("mine", [[[0, 1], 5.0, 2.0], np.array([0.0, 1.0, 5.0, 2.0])])
+def test_a_function_that_looks_for_a_mistake_gets_the_numbers_like_the_right_answer(mine):
+    right = [np.ones(2), 5.0, 3.0]
+    assert exercises.check(mine, right, {"the last": lambda parts: parts[0].shape == (2,) and parts[2] == 2}) \
+        == "not right: the last"
 
 
 def statements(cells):
