@@ -31,9 +31,9 @@ def check(mine, right, mistakes=None, *, atol: float = 1e-5, share: float = 1.0)
     solved = alike and near(wanted)
     split = np.split(found, np.cumsum([np.prod(shape, dtype=int) for shape in shapes[1]])[:-1])
     given = [part.reshape(shape) for part, shape in zip(split, shapes[1], strict=True)] if alike else [found]
-    given = given[0] if len(given) == 1 else given
+    asked = given[0] if len(given) == 1 else given
     for words, made in (mistakes or {}).items():
-        if alike and made(given) if callable(made) else not solved and near(_numbers(made)):
+        if alike and made(asked) if callable(made) else not solved and near(_numbers(made)):
             return f"not right: {words}"
     if solved:
         return "right"
