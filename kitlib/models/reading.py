@@ -122,8 +122,8 @@ def taking_pixels(model, images: np.ndarray, labels: np.ndarray,
 
 
 def from_pixels(model) -> keras.Model:
-    """The model from pixels where numbers in its own first layers say which range it takes, else as it is; what it
-    returns stays. No image is looked at, so it can be put together with others before there are any."""
+    """The model from pixels where its own first layers say which range it takes, without a look at images; else as it
+    is. What it returns stays."""
     with contextlib.suppress(KitError):
         if None not in (shape := image_shape(model)) and (told := own_range(model, None)[0]) != (0.0, 1.0):
             return _scaled(model, shape, told)
@@ -194,11 +194,10 @@ def _named_outputs(model, outputs) -> dict:
 def _channels_last(model, shape: tuple):
     """A model of channels-first images, asked with channels last."""
     own = image_shape(model)
-    fits = _takes(own, shape)
-    if fits or not _takes(own, (shape[-1], *shape[:-1])):
-        if not fits:
-            raise KitError(f"the model takes images of {own}, but those given are {tuple(shape)}")
+    if _takes(own, shape):
         return model
+    if not _takes(own, (shape[-1], *shape[:-1])):
+        raise KitError(f"the model takes images of {own}, but those given are {tuple(shape)}")
     pixels = keras.Input(shape, name="pixels")
     return trace_of(model, ("channels last", shape),
                     lambda: keras.Model(pixels, model(layers.Permute((3, 1, 2))(pixels))))
