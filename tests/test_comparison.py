@@ -164,7 +164,8 @@ def test_knowing_the_defence_helps(records, run):
     assert records["random_resize"]["attacks"][headline]["correct"] <= records["random_resize"]["naive"]["correct"]
 
 
-def test_what_training_cost_includes_what_it_builds_on(records, run, dataset):
+def test_what_training_cost_includes_what_it_builds_on(records, run, dataset, monkeypatch):
+    monkeypatch.setenv("KITLIB_RUNS", str(run.folder.parents[2]))      # where the records' trainings are kept
     seconds = {name: comparison.trained(run, dataset, name, progress=False)[1] for name in ("teacher", "distilled")}
     assert records["distilled"]["training"]["seconds"] == seconds["distilled"] > seconds["teacher"] > 0
     assert records["bit_depth"]["training"]["times_plain"] == 1
@@ -218,8 +219,8 @@ def test_a_randomised_defence_is_judged_by_its_own_answer(run, dataset, comparis
     suite = {"PGD": attacks.read({"name": "pgd", "eps": "32/255", "steps": 3, "stop_early": True})}
     evaluation = comparison.judge(found, comparison_data.images, comparison_data.labels, suite)
     answers = models.predict_logits(found.judged, evaluation.attacked["PGD"].images).argmax(1)
-    assert found.randomised and not evaluation.attacks["PGD"].stop_early
-    assert evaluation.attacks["PGD"].keep == "last"     # the best of many steps had the luckiest draws
+    assert found.randomised and not evaluation.attacked["PGD"].attack.stop_early
+    assert evaluation.attacked["PGD"].attack.keep == "last"     # the best of many steps had the luckiest draws
     np.testing.assert_array_equal(evaluation.attacked["PGD"].predictions, answers)
     clean = models.predict_logits(found.judged, comparison_data.images).argmax(1)
     np.testing.assert_array_equal(evaluation.clean_predictions, clean)
