@@ -25,7 +25,7 @@ def first(share, count=MANY):
 
 
 def attacked(right, **fields):
-    usual = {"attack": types.SimpleNamespace(steps=10, eps=EPS, norm="linf"), "linf": EPS, "low": 0.0, "high": 1.0,
+    usual = {"attack": types.SimpleNamespace(length=10, eps=EPS, norm="linf"), "linf": EPS, "low": 0.0, "high": 1.0,
              "finite": True}
     found = types.SimpleNamespace(right=right, accuracy=Accuracy.of(right), **usual | fields)
     found.size = lambda norm: found.linf
