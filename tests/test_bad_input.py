@@ -375,7 +375,7 @@ BAD_COMMANDS = {
     "audit without a model": ("audit", "give either a model's file or --run"),
     "audit of a missing model": ("audit nowhere.keras nowhere", "nowhere"),
     "audit with a negative eps": ("audit m.keras --eps -8/255", "epsilon must be zero or more"),
-    "an argument that is empty": ("audit m.keras --data ''", "one of the arguments is empty"),
+    "an argument that is empty": ("audit m.keras --data ''", "the argument after --data is empty"),
     "a name that is too long": (f"reproduce {300 * 'x'}.yaml", "File name too long"),
 }
 
