@@ -31,6 +31,7 @@ from scipy import stats
 from benchmarks import networks
 from benchmarks.common import paired, ratio, table, write
 from benchmarks.elsewhere import USUAL_MALLOC, Elsewhere
+from kitlib.base.machine import choose_precision
 from kitlib.training.batches import Examples, training_batches
 from kitlib.training.optimizers import FusedAdam
 from kitlib.training.precision import twin
@@ -126,7 +127,7 @@ def _update(network, optimizer) -> Callable:
 
 def precision(dataset) -> dict | str:
     """What `auto` brings over float32."""
-    if training.choose_precision("auto") == "float32":
+    if choose_precision("auto") == "float32":
         print(f"\nauto against float32: {NOT_MEASURED}")
         return NOT_MEASURED
     network = networks.network(dataset)
@@ -183,7 +184,7 @@ def resnet(size: int = 112, batch: int = 16) -> dict:
         "kit, float32, forward pass alone": _forward(twin(network, "float32"), images),
         "kit, float32, batch norm frozen": step_of(twin(network, "float32"), images, labels, frozen=True),
     }
-    if training.choose_precision("auto") == "bfloat16":
+    if choose_precision("auto") == "bfloat16":
         cases["kit, auto (bfloat16)"] = step_of(twin(network, "bfloat16"), images, labels)
     else:
         print(f"\nResNet-50 in auto: {NOT_MEASURED}")
@@ -338,7 +339,7 @@ TORCH_CASES = [("even_deeper_cnn", {}, 32, 128), ("small_resnet", {}, 32, 128), 
 def torch(python: str, classes: int = 10) -> dict:
     """Plain and clean + FGSM steps of the kit and of PyTorch (benchmarks.torch_training), in turns."""
     rows, results = [], {}
-    precisions = ["float32", "bfloat16"] if training.choose_precision("auto") == "bfloat16" else ["float32"]
+    precisions = ["float32", "bfloat16"] if choose_precision("auto") == "bfloat16" else ["float32"]
     with Elsewhere(python) as there:
         for name, options, size, batch in TORCH_CASES:
             network = models.build(models.ModelSettings(name=name, options=options), (size, size, 3), classes, seed=0)
