@@ -401,20 +401,14 @@ def test_a_traceback_is_shown_when_asked_for(monkeypatch):
         command_line.main()
 
 
-def test_a_folder_of_runs_that_cannot_be_written_is_named(tmp_path, monkeypatch, capsys):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("KITLIB_RUNS", str(tmp_path / "file"))
+@pytest.mark.parametrize("make", [lambda path: path.write_text(""), lambda path: path.symlink_to(path.name)],
+                         ids=["a file", "a link to itself"])
+def test_a_folder_of_runs_that_cannot_be_written_is_named(make, tmp_path, monkeypatch, capsys):
+    make(tmp_path / "runs")
+    monkeypatch.setenv("KITLIB_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(sys, "argv", ["kitlib", "reproduce", "digits_fgsm", "--profile", "smoke"])
     assert command_line.main() == 2
-    assert f"error: {tmp_path / 'file'} cannot be written" in capsys.readouterr().err
-
-
-def test_a_folder_of_runs_that_is_a_link_to_itself_is_named(tmp_path, monkeypatch, capsys):
-    (tmp_path / "loop").symlink_to("loop")
-    monkeypatch.setenv("KITLIB_RUNS", str(tmp_path / "loop"))
-    monkeypatch.setattr(sys, "argv", ["kitlib", "reproduce", "digits_fgsm", "--profile", "smoke"])
-    assert command_line.main() == 2
-    assert f"error: {tmp_path / 'loop'} cannot be written" in capsys.readouterr().err
+    assert f"error: {tmp_path / 'runs'} cannot be written" in capsys.readouterr().err
 
 
 def test_a_reader_that_is_gone_gets_no_complaint(monkeypatch, capfd):

@@ -3,6 +3,7 @@ import numpy as np
 
 NOT_YET = "not yet: the function returns None"
 
+
 def check(mine, right, mistakes=None, *, atol: float = 1e-5, share: float = 1.0) -> str:
     """One line on the answer `mine`.
 
